@@ -1,0 +1,92 @@
+"""mmbert-hf: mmBERT encoders for the Hugging Face ecosystem.
+
+`import mmbert_hf` makes ``model_type: mmbert`` known to transformers' Auto classes and costs some ten milliseconds:
+nothing heavy is imported before it is used. The public names below are loaded on first access.
+
+>>> import mmbert_hf
+>>> config = mmbert_hf.MMBertConfig.small(num_hidden_layers=2)
+>>> config.model_type
+'mmbert'
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mmbert_hf._version import __version__
+from mmbert_hf.registration import register
+
+if TYPE_CHECKING:
+    from mmbert_hf.configuration import MMBertConfig
+    from mmbert_hf.conversion import export_modernbert, from_modernbert
+    from mmbert_hf.data.mixture import LanguageMixture
+    from mmbert_hf.data.udhr import load_udhr
+    from mmbert_hf.languages import sampling_probabilities
+    from mmbert_hf.masking import MaskingCollator
+    from mmbert_hf.modeling import (
+        MMBertForMaskedLM,
+        MMBertForMultipleChoice,
+        MMBertForQuestionAnswering,
+        MMBertForSequenceClassification,
+        MMBertForTokenClassification,
+        MMBertModel,
+        MMBertPreTrainedModel,
+    )
+    from mmbert_hf.tokenization import MMBertTokenizer
+    from mmbert_hf.trainers.annealing import AnnealingCallback
+
+# Where each public name lives. The one place; `__all__` and `dir()` follow it.
+_HOME = {
+    "AnnealingCallback": "mmbert_hf.trainers.annealing",
+    "LanguageMixture": "mmbert_hf.data.mixture",
+    "MMBertConfig": "mmbert_hf.configuration",
+    "MMBertForMaskedLM": "mmbert_hf.modeling",
+    "MMBertForMultipleChoice": "mmbert_hf.modeling",
+    "MMBertForQuestionAnswering": "mmbert_hf.modeling",
+    "MMBertForSequenceClassification": "mmbert_hf.modeling",
+    "MMBertForTokenClassification": "mmbert_hf.modeling",
+    "MMBertModel": "mmbert_hf.modeling",
+    "MMBertPreTrainedModel": "mmbert_hf.modeling",
+    "MMBertTokenizer": "mmbert_hf.tokenization",
+    "MaskingCollator": "mmbert_hf.masking",
+    "export_modernbert": "mmbert_hf.conversion",
+    "from_modernbert": "mmbert_hf.conversion",
+    "load_udhr": "mmbert_hf.data.udhr",
+    "sampling_probabilities": "mmbert_hf.languages",
+}
+
+__all__ = [
+    "AnnealingCallback",
+    "LanguageMixture",
+    "MMBertConfig",
+    "MMBertForMaskedLM",
+    "MMBertForMultipleChoice",
+    "MMBertForQuestionAnswering",
+    "MMBertForSequenceClassification",
+    "MMBertForTokenClassification",
+    "MMBertModel",
+    "MMBertPreTrainedModel",
+    "MMBertTokenizer",
+    "MaskingCollator",
+    "__version__",
+    "export_modernbert",
+    "from_modernbert",
+    "load_udhr",
+    "register",
+    "sampling_probabilities",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first access (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'mmbert_hf' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+register()

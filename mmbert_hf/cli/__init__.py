@@ -1,0 +1,42 @@
+"""The command line: ``mmbert VERB``. Nothing heavy is imported before a verb runs, so help answers at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmbert_hf._version import __version__
+from mmbert_hf.cli import demo
+
+VERBS = (demo,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``mmbert``; every verb's module adds its own sub-parser."""
+    parser = argparse.ArgumentParser(
+        prog="mmbert",
+        description="mmBERT encoders for the Hugging Face ecosystem. `mmbert VERB --help` explains a verb.",
+    )
+    parser.add_argument("--version", action="version", version=f"mmbert-hf {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for module in VERBS:
+        module.add_parser(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``mmbert`` and return its exit status: 0 done, 2 a mistake in the input, 130 stopped by Ctrl-C.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"mmbert {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"\nmmbert {args.verb}: {error or 'stopped'}", file=sys.stderr)
+        return 130

@@ -1,0 +1,106 @@
+"""What the demo runs: sizes, phases, languages and the declared resource skew. All of it is fixed before the run.
+
+The Universal Declaration has about the same length in every language, so temperature sampling would have nothing to
+smooth. The demo therefore *declares* how much text each language has: by Zipf's law over the order of the languages in
+their tiers. The sampler is told these counts; the texts themselves are not cut or repeated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmbert_hf.demo.tiers import DECAY_ONLY, EXTENSION_TIER, PRETRAINING_TIER
+from mmbert_hf.schedules import Phase, Recipe, Trapezoid
+
+# The two languages that the report follows: in the decay of the run, never in the control.
+ADDED_LANGUAGES = DECAY_ONLY
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Every number of the demo; the defaults take about four minutes on two cores.
+
+    Attributes:
+        seed: Of initialisation, sampling and masks.
+        steps: Optimizer steps of the whole run, over all phases.
+        rows_per_step: Rows in a batch.
+        shares: Share of the steps in pre-training, extension and decay.
+        max_lengths: Longest row per phase, in tokens.
+        rope_thetas: RoPE base per phase; rises with the context, as in the paper.
+        vocab_size: Of the tokenizer trained here.
+        hidden_size: Of the encoder; heads are 32 wide.
+        num_hidden_layers: Of the encoder.
+        learning_rate: Peak.
+        final_learning_rate: Relative to the peak, at the end of the decay.
+        warmup: Share of the steps.
+        zipf_exponent: Of the declared resource skew.
+        heldout_mask_ratio: For measuring.
+        max_languages: Cut the corpus to this many languages, for a quick look; None is all.
+    """
+
+    seed: int = 1
+    steps: int = 800
+    rows_per_step: int = 16
+    shares: tuple[float, float, float] = (0.6, 0.15, 0.25)
+    max_lengths: tuple[int, int, int] = (128, 256, 256)
+    rope_thetas: tuple[float, float, float] = (10_000.0, 160_000.0, 160_000.0)
+    vocab_size: int = 8192
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 0.02
+    warmup: float = 0.05
+    zipf_exponent: float = 1.0
+    heldout_mask_ratio: float = 0.15
+    max_languages: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON types."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DemoSettings":
+        """Return the settings that `as_dict` wrote."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    @property
+    def learning_rate_schedule(self) -> Trapezoid:
+        """Warm-up, stable, and 1-sqrt over exactly the decay phase."""
+        return Trapezoid(warmup=self.warmup, decay=self.shares[2], final=self.final_learning_rate)
+
+
+def order_languages(available: Sequence[str], max_languages: int | None = None) -> list[str]:
+    """Return the corpus's languages from the best to the least resourced: tier by tier, the rest alphabetically.
+
+    The languages that only the decay sees come right behind the second tier, so a smaller demo keeps them.
+    """
+    listed = [*PRETRAINING_TIER, *EXTENSION_TIER, *DECAY_ONLY]
+    order = [*listed, *sorted(set(available) - set(listed))]
+    return [code for code in order if code in set(available)][:max_languages]
+
+
+def declared_counts(languages: Sequence[str], exponent: float) -> dict[str, float]:
+    """Return the declared number of tokens of each language: Zipf's law over the order given, 1e9 for the first."""
+    return {code: 1e9 * (rank + 1) ** -exponent for rank, code in enumerate(languages)}
+
+
+def demo_recipe(settings: DemoSettings, languages: Sequence[str], *, without: Sequence[str] = ()) -> Recipe:
+    """Return the three phases of the paper over the corpus's languages.
+
+    Args:
+        settings: Of the demo.
+        languages: From `order_languages`.
+        without: Languages that the decay leaves out: the control.
+    """
+    first = [code for code in languages if code in PRETRAINING_TIER]
+    second = [code for code in languages if code in (*PRETRAINING_TIER, *EXTENSION_TIER)]
+    everything = [code for code in languages if code not in without]
+    tiers = zip(("pretrain", "extend", "decay"), settings.shares, (first, second, everything), strict=True)
+    return Recipe(
+        [
+            Phase(name, share, tier, temperature, mask_ratio, max_length, rope_theta)
+            for (name, share, tier), temperature, mask_ratio, max_length, rope_theta in zip(
+                tiers, (0.7, 0.5, 0.3), (0.30, 0.15, 0.05), settings.max_lengths, settings.rope_thetas, strict=True
+            )
+        ]
+    )

@@ -1,0 +1,325 @@
+"""What changes during training, as values: ``schedule.at(progress)``.
+
+Design decisions:
+
+- A schedule is an immutable value with one method, `at`. `progress` is the fraction of the run that is done, 0 at the
+  start and 1 at the end, in whatever the caller counts (steps or tokens). So a schedule can be printed, plotted and
+  tested without training, scales to any budget and needs no state to resume.
+- The annealed recipe (mmBERT, arXiv 2509.06888, section 3) is a list of phases; inside a phase everything but the
+  learning rate is constant, so its schedules are step functions (`Piecewise`) read off the list.
+- The learning rate is a trapezoid: linear warm-up, stable, decay (ModernBERT training code). Its decay is
+  ``1 - sqrt``: steep first, then flat, which is not the "inverse square root" of other schedulers.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from numbers import Real
+from typing import Any, Literal, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Anything with ``at(progress)``, progress in [0, 1]."""
+
+    def at(self, progress: float) -> Any:
+        """Return the value when the fraction `progress` of the run is done."""
+        ...
+
+
+def one_minus_sqrt(fraction: float, final: float = 0.0) -> float:
+    """The 1-sqrt decay: ``final + (1 - final) * (1 - sqrt(fraction))``.
+
+    Args:
+        fraction: How much of the decay is done, in [0, 1].
+        final: Value at the end, relative to the value at the start.
+
+    Returns:
+        1 at the start of the decay, `final` at its end.
+    """
+    return final + (1.0 - final) * (1.0 - math.sqrt(fraction))
+
+
+def linear_decay(fraction: float, final: float = 0.0) -> float:
+    """The linear decay: ``1 - fraction * (1 - final)``; arguments and result as in `one_minus_sqrt`."""
+    return 1.0 - fraction * (1.0 - final)
+
+
+DECAYS: dict[str, Callable[[float, float], float]] = {"1-sqrt": one_minus_sqrt, "linear": linear_decay}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value throughout.
+
+    >>> Constant(0.3).at(0.9)
+    0.3
+    """
+
+    value: Any
+
+    def at(self, progress: float) -> Any:
+        """Return the value; `progress` is checked to lie in [0, 1]."""
+        check_fraction("progress", progress)
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `start` at progress 0 to `end` at progress 1 in a straight line.
+
+    >>> Linear(0.30, 0.05).at(0.5)
+    0.175
+    """
+
+    start: float
+    end: float
+
+    def at(self, progress: float) -> float:
+        """Return ``start + progress * (end - start)``."""
+        return self.start + check_fraction("progress", progress) * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """A step function: ``values[i]`` from ``boundaries[i - 1]`` (included) up to ``boundaries[i]`` (excluded).
+
+    >>> mask_ratio = Piecewise([0.30, 0.15, 0.05], boundaries=[0.6, 0.8])
+    >>> mask_ratio.at(0.0), mask_ratio.at(0.6), mask_ratio.at(1.0)
+    (0.3, 0.15, 0.05)
+    """
+
+    values: Sequence[Any]
+    boundaries: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if len(self.boundaries) != len(self.values) - 1:
+            raise ValueError(
+                f"{len(self.values)} values need {len(self.values) - 1} boundaries between them, got {self.boundaries}"
+            )
+        if list(self.boundaries) != sorted(set(self.boundaries)) or not all(0.0 < b < 1.0 for b in self.boundaries):
+            raise ValueError(f"boundaries must rise strictly inside (0, 1), got {list(self.boundaries)}")
+
+    def at(self, progress: float) -> Any:
+        """Return the value of the piece that `progress` lies in."""
+        return self.values[bisect_right(self.boundaries, check_fraction("progress", progress))]
+
+
+@dataclass(frozen=True)
+class Trapezoid:
+    """The learning-rate factor of the recipe: linear warm-up from 0, stable at 1, decay to `final`.
+
+    With ``t`` the progress: ``t / warmup`` up to `warmup`; 1 up to ``1 - decay``; then the decay at
+    ``f = (t - (1 - decay)) / decay`` (ModernBERT training code).
+
+    Args:
+        warmup: Fraction of the run spent warming up.
+        decay: Fraction of the run spent decaying.
+        final: Factor at the very end (the paper: 0.02 for base with 1-sqrt, 0.04 for small with linear).
+        shape: ``"1-sqrt"`` or ``"linear"``.
+
+    Raises:
+        ValueError: For fractions outside [0, 1], warm-up and decay that overlap, or an unknown shape.
+
+    Example:
+        >>> rate = Trapezoid(warmup=0.1, decay=0.25, final=0.02)
+        >>> rate.at(0.05), rate.at(0.5), round(rate.at(0.8125), 3), rate.at(1.0)
+        (0.5, 1.0, 0.51, 0.02)
+    """
+
+    warmup: float = 0.0
+    decay: float = 0.0
+    final: float = 0.0
+    shape: Literal["1-sqrt", "linear"] = "1-sqrt"
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "decay", "final"):
+            check_fraction(name, getattr(self, name))
+        if self.warmup + self.decay > 1.0:
+            raise ValueError(
+                f"warm-up and decay overlap: warmup {self.warmup} + decay {self.decay} > 1; shorten one of them"
+            )
+        if self.shape not in DECAYS:
+            raise ValueError(f"unknown decay shape {self.shape!r}; expected one of {', '.join(map(repr, DECAYS))}")
+
+    def at(self, progress: float) -> float:
+        """Return the factor on the peak learning rate."""
+        progress = check_fraction("progress", progress)
+        if progress < self.warmup:
+            return progress / self.warmup
+        if progress <= 1.0 - self.decay:
+            return 1.0
+        return DECAYS[self.shape](min(1.0, (progress - (1.0 - self.decay)) / self.decay), self.final)
+
+
+def learning_rate_lambda(schedule: Schedule, total_steps: int) -> Callable[[int], float]:
+    """Turn a schedule into the function that `torch.optim.lr_scheduler.LambdaLR` wants.
+
+    Args:
+        schedule: Gives the factor on the peak learning rate.
+        total_steps: Optimizer steps of the whole run; later steps keep the final value.
+
+    Returns:
+        A function from the step number to the factor.
+
+    Example:
+        >>> factor = learning_rate_lambda(Trapezoid(warmup=0.5), total_steps=100)
+        >>> factor(0), factor(25), factor(400)
+        (0.0, 0.5, 1.0)
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+    return lambda step: float(schedule.at(min(1.0, step / total_steps)))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the annealed recipe (mmBERT, section 3): inside it all of these are constant.
+
+    Attributes:
+        name: For logs and plots.
+        share: Fraction of the run's optimizer steps spent here, in (0, 1].
+        languages: The languages sampled from; a later phase keeps all earlier ones.
+        language_temperature: Exponent tau of the sampling probabilities, in [0, 1].
+        mask_ratio: Fraction of tokens to predict, in [0, 1].
+        max_length: Longest row, in tokens, special tokens included.
+        rope_theta: RoPE base of global and local layers; the recipe raises both when the context grows.
+    """
+
+    name: str
+    share: float
+    languages: Sequence[str]
+    language_temperature: float
+    mask_ratio: float
+    max_length: int = 1024
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"phase {self.name!r}: share must be in (0, 1], got {self.share}")
+        for name in ("language_temperature", "mask_ratio"):
+            check_fraction(f"phase {self.name!r}: {name}", getattr(self, name))
+        if not self.languages:
+            raise ValueError(f"phase {self.name!r} has no languages; name at least one")
+        if self.max_length < 3:
+            raise ValueError(f"phase {self.name!r}: max_length must be at least 3, got {self.max_length}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Phases in order, with the schedules that follow from them.
+
+    Args:
+        phases: At least one. Shares sum to 1; languages and max_length never shrink, temperature and mask ratio never
+            rise from one phase to the next.
+
+    Raises:
+        ValueError: When the phases do not grow; the message names the phase, the value and the fix.
+
+    Example:
+        >>> recipe = Recipe([
+        ...     Phase("pretrain", 0.6, ["eng", "deu"], language_temperature=0.7, mask_ratio=0.30, max_length=1024),
+        ...     Phase("extend", 0.25, ["eng", "deu", "dan"], 0.5, 0.15, max_length=8192, rope_theta=160_000.0),
+        ...     Phase("decay", 0.15, ["eng", "deu", "dan", "fao"], 0.3, 0.05, max_length=8192, rope_theta=160_000.0),
+        ... ])
+        >>> recipe.at(0.9).name, recipe.mask_ratio.at(0.7), recipe.languages.at(0.0)
+        ('decay', 0.15, ['eng', 'deu'])
+    """
+
+    phases: Sequence[Phase]
+    boundaries: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("a recipe needs at least one phase, got none")
+        total = math.fsum(phase.share for phase in self.phases)
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"the shares of the phases must sum to 1, got {total:.6g}")
+        for before, after in pairwise(self.phases):
+            _check_growth(before, after)
+        cumulative = [math.fsum(phase.share for phase in self.phases[:i]) for i in range(1, len(self.phases))]
+        object.__setattr__(self, "boundaries", tuple(cumulative))
+
+    def at(self, progress: float) -> Phase:
+        """Return the phase that `progress` lies in."""
+        return Piecewise(list(self.phases), self.boundaries).at(progress)
+
+    def first_steps(self, total_steps: int) -> list[int]:
+        """Return the first optimizer step of each phase in a run of `total_steps`: where `at` changes its answer.
+
+        >>> Recipe([Phase("a", 0.9, ["eng"], 0.7, 0.3), Phase("b", 0.1, ["eng"], 0.3, 0.05)]).first_steps(50)
+        [0, 45]
+        """
+        return [0, *(_first_step_at(boundary, total_steps) for boundary in self.boundaries)]
+
+    def _piecewise(self, name: str) -> Piecewise:
+        return Piecewise([getattr(phase, name) for phase in self.phases], self.boundaries)
+
+    @property
+    def languages(self) -> Piecewise:
+        """The active languages over progress."""
+        return self._piecewise("languages")
+
+    @property
+    def language_temperature(self) -> Piecewise:
+        """The sampling temperature over progress."""
+        return self._piecewise("language_temperature")
+
+    @property
+    def mask_ratio(self) -> Piecewise:
+        """The mask ratio over progress."""
+        return self._piecewise("mask_ratio")
+
+    @property
+    def max_length(self) -> Piecewise:
+        """The longest row over progress, in tokens."""
+        return self._piecewise("max_length")
+
+    @property
+    def rope_theta(self) -> Piecewise:
+        """The RoPE base over progress."""
+        return self._piecewise("rope_theta")
+
+
+def as_schedule(value: Any) -> Schedule:
+    """Return `value` itself if it has ``at``, else a `Constant` of it."""
+    return value if isinstance(value, Schedule) else Constant(value)
+
+
+def check_fraction_schedule(name: str, schedule: Schedule) -> Schedule:
+    """Return `schedule` if it stays in [0, 1] at the start, in the middle and at the end, or raise a ValueError."""
+    for progress in (0.0, 0.5, 1.0):
+        check_fraction(f"{name} at progress {progress}", schedule.at(progress))
+    return schedule
+
+
+def check_fraction(name: str, value: Any) -> float:
+    """Return `value` as a float in [0, 1], or raise a ValueError that names it. NaN is refused."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+    return float(value)
+
+
+def _first_step_at(boundary: float, total_steps: int) -> int:
+    """Return the smallest step with ``step / total_steps >= boundary``, as floating point sees it."""
+    step = math.ceil(boundary * total_steps)
+    while (step - 1) / total_steps >= boundary:
+        step -= 1
+    while step / total_steps < boundary:
+        step += 1
+    return step
+
+
+def _check_growth(before: Phase, after: Phase) -> None:
+    where = f"phase {after.name!r} after {before.name!r}"
+    lost: Iterable[str] = sorted(set(before.languages) - set(after.languages))
+    if lost:
+        raise ValueError(f"{where} drops {', '.join(lost)}; languages only grow: add them to {after.name!r} as well")
+    if after.max_length < before.max_length:
+        raise ValueError(f"{where}: max_length falls from {before.max_length} to {after.max_length}; it may only grow")
+    for name in ("language_temperature", "mask_ratio"):
+        old, new = getattr(before, name), getattr(after, name)
+        if new > old:
+            raise ValueError(f"{where}: {name} rises from {old} to {new}; in an annealed recipe it may only fall")
