@@ -13,7 +13,7 @@ Design decisions:
 
 import copy
 import math
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import ModernBertConfig
@@ -21,7 +21,7 @@ from transformers import ModernBertConfig
 from mmbert_hf.registration import register
 from mmbert_hf.special_tokens import BOS_TOKEN_ID, EOS_TOKEN_ID, MASK_TOKEN_ID, PAD_TOKEN_ID
 
-__all__ = ["PRESETS", "MMBertConfig", "check_architecture", "check_vocabulary"]
+__all__ = ["PRESETS", "MMBertConfig", "check_architecture", "check_vocabulary", "set_rope_theta"]
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  # transformers' names for the two kinds of layer
 RELEASED_ROPE_THETA = 160_000.0
@@ -33,10 +33,6 @@ PRESETS: dict[str, dict[str, int]] = {
     "small": {"hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 6},
     "base": {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12},
 }
-
-
-class _HasConfig(Protocol):
-    config: ModernBertConfig
 
 
 def check_architecture(config: ModernBertConfig) -> None:
@@ -118,6 +114,12 @@ def set_rope_theta(config: ModernBertConfig, global_theta: float, local_theta: f
 
     Raises:
         ValueError: If a base is not a positive number.
+
+    Example:
+        >>> config = MMBertConfig.small()
+        >>> set_rope_theta(config, 10_000)
+        >>> config.local_rope_theta
+        10000.0
     """
     global_theta = _check_theta("global_theta", global_theta)
     local_theta = global_theta if local_theta is None else _check_theta("local_theta", local_theta)
@@ -310,7 +312,7 @@ def _with_modernbert_defaults(values: dict[str, Any]) -> dict[str, Any]:
     return {"mask_token_id": None, **filled, "model_type": MMBertConfig.model_type}
 
 
-def check_vocabulary(model_or_config: "_HasConfig | ModernBertConfig", tokenizer: Any) -> None:
+def check_vocabulary(model_or_config: Any, tokenizer: Any) -> None:
     """Raise if the tokenizer can produce ids that the model has no embedding for, or has no mask token.
 
     Args:
@@ -331,7 +333,7 @@ def check_vocabulary(model_or_config: "_HasConfig | ModernBertConfig", tokenizer
         ...
         ValueError: the tokenizer has 256000 tokens and the model 50368 embeddings; ...
     """
-    config = getattr(model_or_config, "config", model_or_config)
+    config: ModernBertConfig = getattr(model_or_config, "config", model_or_config)
     size, mask_token_id = len(tokenizer), getattr(tokenizer, "mask_token_id", None)
     if size > config.vocab_size:
         raise ValueError(

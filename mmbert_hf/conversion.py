@@ -193,7 +193,9 @@ def export_modernbert(
         model = model_or_folder
     architecture = MODERNBERT_CLASSES[_our_class(model)].__name__
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError("the model has an adapter loaded, and only the adapter would be saved; merge or delete it first")
+        raise ValueError(
+            "the model has an adapter loaded, and only the adapter would be saved; merge or delete it first"
+        )
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     values = modernbert_values(model.config, architecture) | {"dtype": str(model.dtype).removeprefix("torch.")}
@@ -291,7 +293,9 @@ def _checked_destination(folder: Path, overwrite: bool) -> Path:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; give a folder to write to")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"{folder} is not empty; give another folder, or pass overwrite=True to replace the model")
+        raise FileExistsError(
+            f"{folder} is not empty; give another folder, or pass overwrite=True to replace the model"
+        )
     return folder
 
 

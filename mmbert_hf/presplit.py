@@ -57,7 +57,7 @@ def offsets_in_words(encoding: Encoding, leads: Sequence[Sequence[int]]) -> list
     """
     offsets = []
     for (start, end), word, text in zip(encoding.offsets, encoding.word_ids, encoding.sequence_ids, strict=True):
-        lead = 0 if word is None else leads[text][word]
+        lead = 0 if word is None or text is None else leads[text][word]
         offsets.append((max(start - lead, 0), max(end - lead, 0)))
     return offsets
 

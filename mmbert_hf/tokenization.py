@@ -244,18 +244,17 @@ class MMBertTokenizer(TokenizersBackend):
         if not is_split_into_words:
             return super()._encode_plus(text, text_pair, return_tensors=return_tensors, **kwargs)
         self._check_words_can_be_separated()
-        samples = word_samples(text, text_pair)
-        attached = [[attach_spaces(words) for words in sample] for sample in samples]
-        batch = [tuple(pieces for pieces, _ in sample) for sample in attached]
         is_single = not text or isinstance(text[0], str)
-        if is_single:
-            encoding = super()._encode_plus(*batch[0], is_split_into_words=True, **kwargs)
-        else:
-            batch = [sample if len(sample) > 1 else sample[0] for sample in batch]
-            encoding = super()._encode_plus(batch, is_split_into_words=True, **kwargs)
+        attached = [[attach_spaces(words) for words in sample] for sample in word_samples(text, text_pair)]
+        pieces = [tuple(pieces for pieces, _ in sample) for sample in attached]
+        inputs: tuple[Any, ...] = pieces[0]
+        if not is_single:
+            inputs = ([sample if len(sample) > 1 else sample[0] for sample in pieces],)
+        encoding = super()._encode_plus(*inputs, is_split_into_words=True, **kwargs)
         is_flat = is_single and not return_overflowing_tokens
         if return_offsets_mapping:
-            rows = zip(encoding.encodings, encoding.get("overflow_to_sample_mapping", range(len(batch))), strict=True)
+            samples = encoding.get("overflow_to_sample_mapping", range(len(attached)))
+            rows = zip(encoding.encodings, samples, strict=True)
             offsets = [offsets_in_words(row, [leads for _, leads in attached[sample]]) for row, sample in rows]
             encoding["offset_mapping"] = offsets[0] if is_flat else offsets
         return encoding.convert_to_tensors(return_tensors, prepend_batch_axis=is_flat)

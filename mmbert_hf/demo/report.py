@@ -12,14 +12,16 @@ Design decisions:
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from mmbert_hf.demo.plots import PALETTE, TIERS, draw_plots, require_matplotlib
-from mmbert_hf.demo.verdicts import NOT_MEASURED, RELOAD_THRESHOLD, loss_change, signed, summary, verdicts
+from mmbert_hf.demo.figures import PALETTE, TIERS
+from mmbert_hf.demo.plots import draw_plots, require_matplotlib
+from mmbert_hf.demo.verdicts import NOT_MEASURED, RELOAD_THRESHOLD, loss_change, scientific, signed, summary, verdicts
 from mmbert_hf.schedules import Recipe
 
 METRICS_FILE = "metrics.json"
@@ -64,8 +66,10 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(sort_metrics(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / METRICS_FILE).write_text(f"{text}\n", encoding="utf-8")
-    drawings = draw_plots(folder / PLOTS_FOLDER, metrics, histories, recipe)
-    page = render_page(metrics, drawings, folder.resolve().name)
+    # In the settings None is a choice ("all languages"), elsewhere it is a gap.
+    known = {**without_nulls(metrics), "settings": metrics.get("settings") or {}}
+    drawings = draw_plots(folder / PLOTS_FOLDER, known, histories, recipe)
+    page = render_page(known, drawings, folder.resolve().name)
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     return {"report": REPORT_FILE, "plots": [f"{PLOTS_FOLDER}/{name}.png" for name in drawings]}
 
@@ -95,6 +99,13 @@ def check_json(value: Any, where: str) -> None:
         raise TypeError(f"{where} is a {type(value).__name__}; convert it to a Python number, string, list or dict")
 
 
+def without_nulls(value: Any) -> Any:
+    """Return the value without the entries of its dicts that are None, at any depth: null is "not measured"."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def sort_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics in the order of `KEY_ORDER`, what is kept per language sorted by its code."""
     ordered = {key: metrics[key] for key in (*KEY_ORDER, *sorted(set(metrics) - set(KEY_ORDER))) if key in metrics}
@@ -120,7 +131,9 @@ def render_page(metrics: Mapping[str, Any], drawings: Mapping[str, str], folder_
     from jinja2 import ChainableUndefined, Environment
 
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=format_number, percent=format_percent, signed=_format_signed)
+    environment.filters.update(
+        number=format_number, percent=format_percent, signed=_format_signed, scientific=_format_scientific
+    )
     template = files("mmbert_hf.demo").joinpath("report_template.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         metrics=metrics,
@@ -153,11 +166,15 @@ def heldout_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def repeat_command(metrics: Mapping[str, Any], folder_name: str) -> str | None:
     """Return the command that repeats the run, or None if its settings are not known."""
     settings = metrics.get("settings", {})
-    options = {"seed": settings.get("seed"), "steps": settings.get("steps"), "max-languages": settings.get("max_languages")}
+    options = {
+        "seed": settings.get("seed"),
+        "steps": settings.get("steps"),
+        "max-languages": settings.get("max_languages"),
+    }
     if options["seed"] is None or options["steps"] is None:
         return None
     given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
-    return f"mmbert demo --output-dir {folder_name} {given}"
+    return f"mmbert demo --output-dir {shlex.quote(folder_name)} {given}"
 
 
 def format_number(value: Any, digits: int | None = None) -> str:
@@ -173,17 +190,25 @@ def format_number(value: Any, digits: int | None = None) -> str:
 
 def format_percent(value: Any, digits: int = 1) -> str:
     """Return a fraction as a percentage, a dash if missing."""
-    return f"{100 * value:.{digits}f} %" if isinstance(value, Real) else "–"
+    return f"{100 * value:.{digits}f}\u00a0%" if isinstance(value, Real) else "–"
 
 
 def _format_signed(value: Any) -> str:
     return signed(value) if isinstance(value, Real) else "–"
 
 
+def _format_scientific(value: Any) -> str:
+    return scientific(value) if isinstance(value, Real) else NOT_MEASURED
+
+
 def _plotted(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return the part of the histories that the plots read."""
     return {
-        name: [{key: record[key] for key in PLOTTED if key in record} for record in records if "loss" in record]
+        name: {
+            f"step {record.get('step')}": {key: record[key] for key in PLOTTED if key in record}
+            for record in records
+            if "loss" in record
+        }
         for name, records in histories.items()
     }
 

@@ -16,7 +16,6 @@ WIDE_MARGIN = 2.0
 # The logits of a reloaded model may differ from those of the trained one by less than this.
 RELOAD_THRESHOLD = 1e-5
 NOT_MEASURED = "not measured"
-PERCENT = " %"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,16 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
+def scientific(value: float) -> str:
+    """Return a small number as a reader would write it.
+
+    >>> scientific(2.38e-7), scientific(1e-5), scientific(0.0)
+    ('2.4e-7', '1e-5', '0')
+    """
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as a reader would say them.
 
@@ -72,7 +81,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     size = f" of {parameters / 1e6:.1f} million parameters" if parameters else ""
     text = f" on the {corpus['name']}" if "name" in corpus else ""
     count = f" in {corpus['languages']} languages" if "languages" in corpus else ""
-    phases = f", in {len(metrics['phases'])} phases" if metrics.get("phases") else ""
+    phases = f", through {len(metrics['phases'])} phases" if metrics.get("phases") else ""
     tail = ", and measured on articles that it never saw" if metrics.get("heldout") else ""
     if metrics.get("hub"):
         tail = f"{tail.replace(', and', ',')}, published to a Hub on this machine and loaded back"
@@ -94,14 +103,14 @@ def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
 def added_language_verdict(metrics: Mapping[str, Any], code: str) -> Verdict:
     """Say whether the held-out loss of a language that enters in the decay fell there, and further than without it."""
     name = metrics.get("names", {}).get(code, code)
-    title = f"{name} enters in the decay"
+    title = f"The held-out loss of {name} falls in the decay"
     row = metrics.get("heldout", {}).get(code, {})
     change = loss_change(row)
     if change is None:
-        return Verdict(title, None, f"Its held-out loss was {NOT_MEASURED}.")
+        return Verdict(title, None, f"It was {NOT_MEASURED}.")
     before, after = row["loss_before_decay"], row["loss_after_decay"]
-    verb = "fell" if change < 0 else "did not fall: it rose" if change > 0 else "did not fall: it stayed"
-    text = f"Its held-out loss {verb} from {before:.3f} to {after:.3f} nats per masked token ({signed(change)})."
+    verb = "fell" if change < 0 else "rose" if change > 0 else "went"
+    text = f"It {verb} from {before:.3f} to {after:.3f} nats per masked token ({signed(change)})."
     return Verdict(title, change < 0, f"{text} {_against_control(name, after, row.get('loss_after_control'))}")
 
 
@@ -116,15 +125,15 @@ def _against_control(name: str, after: float, control: float | None) -> str:
 
 def retrieval_verdict(metrics: Mapping[str, Any]) -> Verdict:
     """Say whether translation retrieval reaches `WIDE_MARGIN` times chance, and what an untrained model reaches."""
-    title, bitext = "Translations find each other", metrics.get("bitext", {})
+    title, bitext = "Translation retrieval beats chance by a wide margin", metrics.get("bitext", {})
     if "accuracy" not in bitext or "chance" not in bitext:
-        return Verdict(title, None, f"Retrieval was {NOT_MEASURED}.")
+        return Verdict(title, None, f"It was {NOT_MEASURED}.")
     accuracy, chance = bitext["accuracy"], bitext["chance"]
     holds = accuracy >= WIDE_MARGIN * chance
-    claim = "beats chance by a wide margin" if holds else "does not beat chance by a wide margin"
+    verb = "beats" if holds else "does not beat"
     text = (
-        f"Retrieval {claim}: accuracy {_percent(accuracy)} against {_percent(chance)} by chance, {accuracy / chance:.1f} "
-        f"times as much (criterion: at least {WIDE_MARGIN:g} times)."
+        f"It {verb} chance by a wide margin: accuracy {_percent(accuracy)} against {_percent(chance)}, "
+        f"{accuracy / chance:.2f} times as much (criterion: at least {WIDE_MARGIN:g} times)."
     )
     return Verdict(title, holds, f"{text} {_against_untrained(accuracy, bitext.get('accuracy_untrained'))}")
 
@@ -139,7 +148,7 @@ def _against_untrained(accuracy: float, untrained: float | None) -> str:
 
 def reload_verdict(metrics: Mapping[str, Any]) -> Verdict:
     """Say whether the published model, loaded back in fresh processes, gives the same logits."""
-    title, hub = "The published model loads back the same", metrics.get("hub", {})
+    title, hub = "The published model loads back with the same logits", metrics.get("hub", {})
     differences = {
         way: hub[f"reload_{key}_max_abs_diff"]
         for way, key in (("with this package", "with_package"), ("with plain transformers", "without_package"))
@@ -148,9 +157,11 @@ def reload_verdict(metrics: Mapping[str, Any]) -> Verdict:
     if len(differences) < 2:
         return Verdict(title, None, f"Reloading was {NOT_MEASURED}.")
     holds = all(difference < RELOAD_THRESHOLD for difference in differences.values())
-    listed = " and ".join(f"{difference:.1e} {way}" for way, difference in differences.items())
+    listed = " and ".join(f"{scientific(difference)} {way}" for way, difference in differences.items())
     relation = "below" if holds else "not below"
-    return Verdict(title, holds, f"Its logits differ by at most {listed}: {relation} the threshold of 1e-5.")
+    return Verdict(
+        title, holds, f"They differ by at most {listed}: {relation} the threshold of {scientific(RELOAD_THRESHOLD)}."
+    )
 
 
 def time_verdict(metrics: Mapping[str, Any]) -> Verdict:
@@ -162,4 +173,4 @@ def time_verdict(metrics: Mapping[str, Any]) -> Verdict:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}{PERCENT}"
+    return f"{100 * fraction:.1f}\u00a0%"  # no line break before the sign

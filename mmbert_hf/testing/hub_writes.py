@@ -19,6 +19,7 @@ from mmbert_hf.testing.hub_objects import (
     DeleteFolder,
     Operation,
     check_file_path,
+    check_name,
     check_sha256,
     should_be_large,
 )
@@ -203,7 +204,8 @@ def _named_repository(body: dict[str, Any], user: str) -> tuple[str, str]:
     kind = _KINDS.get(body.get("type") or "model")
     if kind is None:
         raise bad_request(f"LoopbackHub keeps models and datasets, not {body.get('type')!r}")
-    return kind, f"{body.get('organization') or user}/{body.get('name')}"
+    namespace = check_name(body.get("organization") or user, "a namespace")
+    return kind, f"{namespace}/{check_name(body.get('name'), 'the name of a repository')}"
 
 
 def _is_private(body: dict[str, Any]) -> bool | None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -96,13 +96,14 @@ def test_uploaded_files_are_listed_and_downloaded_as_they_were(api, repo, tmp_pa
 
 def test_tree_lists_one_level_or_all_with_the_commits_that_made_them(api, repo):
     api.upload_file(repo_id=repo, path_in_repo="a/b/c.txt", path_or_fileobj=b"1", commit_message="first")
-    api.upload_file(repo_id=repo, path_in_repo="a/d.txt", path_or_fileobj=b"2", commit_message="second")
+    for content, title in ((b"2", "second"), (b"3", "changed"), (b"2", "and back")):
+        api.upload_file(repo_id=repo, path_in_repo="a/d.txt", path_or_fileobj=content, commit_message=title)
     assert {entry.path for entry in api.list_repo_tree(repo, "a")} == {"a/b", "a/d.txt"}
     entries = {entry.path: entry for entry in api.list_repo_tree(repo, recursive=True, expand=True)}
     assert set(entries) == {".gitattributes", "a", "a/b", "a/b/c.txt", "a/d.txt"}
     titles = {path: entry.last_commit.title for path, entry in entries.items()}
     assert titles["a/b/c.txt"] == titles["a/b"] == "first"
-    assert titles["a/d.txt"] == titles["a"] == "second"
+    assert titles["a/d.txt"] == titles["a"] == "and back"
     assert titles[".gitattributes"] == "initial commit"
     assert [entry.path for entry in api.get_paths_info(repo, ["a/b", "a/d.txt", "nowhere"])] == ["a/b", "a/d.txt"]
     with pytest.raises(EntryNotFoundError):
@@ -134,7 +135,9 @@ def test_publishing_the_same_again_makes_no_commit(hub, api, repo, tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"\0" * 1000)
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     first = api.upload_folder(repo_id=repo, folder_path=tmp_path)
+    hub.requests.clear()
     again = api.upload_folder(repo_id=repo, folder_path=tmp_path)
+    assert not any("/commit/" in record.path for record in hub.requests)  # the client itself saw nothing to do
     assert (again.oid, commit_count(api)) == (first.oid, 2)
     # The server's own check, for a commit sent twice because its response was lost.
     body = commit_body(file_operation("README.md", b"---\nlicense: mit\n---\n"))
@@ -222,7 +225,7 @@ def test_paths_that_leave_the_repository_are_refused(hub, api, repo, path):
     assert api.list_repo_files(repo) == [".gitattributes"]
 
 
-@pytest.mark.parametrize("name", ["..", "a..b", "a/b", "-a", "a.git", "a--b", "", "a" * 97, "a b", None])
+@pytest.mark.parametrize("name", ["..", "a..b", "a/b", "-a", "a.git", "a--b", "", "a" * 97, "a b", None, 7])
 def test_names_that_are_no_names_are_refused(hub, name):
     body = json.dumps({"name": name, "type": "model"})
     assert send(hub, "POST", "/api/repos/create", body, hub.token)[0] == 400
@@ -453,13 +456,16 @@ def test_a_hub_on_the_same_folder_has_everything(tmp_path):
 
 def test_failures_can_be_asked_for(hub, api, repo):
     hub.fail_next(503, method="post", path_contains="/commit/", times=2, retry_after=7)
-    assert api.model_info(repo).id == repo  # another method
     for _ in range(2):
         with pytest.raises(HfHubHTTPError) as caught:
             api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"1")
         assert caught.value.response.status_code == 503
         assert caught.value.response.headers["Retry-After"] == "7"
     assert commit_count(api) == 1
+    hub.fail_next(500, method="delete")
+    assert api.model_info(repo).id == repo  # another method
+    with pytest.raises(HfHubHTTPError, match="asked for by fail_next"):
+        api.delete_repo(repo)
     hub.fail_next("cut", path_contains="/commit/")
     with pytest.raises(httpx2.RemoteProtocolError):
         api.upload_file(repo_id=repo, path_in_repo="a.txt", path_or_fileobj=b"1")
@@ -517,7 +523,9 @@ def test_a_hub_serves_within_its_block_only(tmp_path):
     for use in (lambda: hub.endpoint, lambda: hub.requests, hub.environment, lambda: hub.fail_next(500)):
         with pytest.raises(RuntimeError, match="with LoopbackHub"):
             use()
+    xet_before = constants.HF_HUB_DISABLE_XET
     with hub:
+        assert constants.HF_HUB_DISABLE_XET is True
         endpoint = hub.endpoint
         first, second = hub.environment(), hub.environment()
         assert first["HF_HOME"] != second["HF_HOME"]
@@ -529,6 +537,7 @@ def test_a_hub_serves_within_its_block_only(tmp_path):
             pass
         with pytest.raises(OSError, match="take another port"), LoopbackHub(port=int(endpoint.rpartition(":")[2])):
             pass
+    assert constants.HF_HUB_DISABLE_XET is xet_before
     assert not Path(first["HF_HOME"]).exists()
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(endpoint)

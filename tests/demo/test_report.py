@@ -1,0 +1,502 @@
+"""Tests of `mmbert_hf.demo.report`, its template and its plots, on synthetic metrics; and of the page in a browser."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from html import escape, unescape
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mmbert_hf.demo.figures import FIGURES, PALETTE, PlotData, smooth
+from mmbert_hf.demo.plots import require_matplotlib
+from mmbert_hf.demo.report import format_number, format_percent, repeat_command, sort_metrics, write_report
+from mmbert_hf.schedules import Phase, Recipe
+
+STEPS = 80
+ADDED = ("fao", "tir")
+CHECKPOINTS = {"before_decay": 6.5, "after_decay": 5.75, "after_control": 6.25}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+def make_tiers(count: int) -> dict[str, str]:
+    """Return code -> tier; codes are not in alphabetical order, and two are the added languages."""
+    codes = [f"x{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in reversed(range(count - 2))]
+    tiers = {code: ("pretrain", "extend", "decay", "decay")[number % 4] for number, code in enumerate(codes)}
+    return tiers | dict.fromkeys(ADDED, "added")
+
+
+def make_recipe(tiers: dict[str, str]) -> Recipe:
+    first = [code for code, tier in tiers.items() if tier == "pretrain"]
+    second = [code for code, tier in tiers.items() if tier in ("pretrain", "extend")]
+    return Recipe(
+        [
+            Phase("pretrain", 0.6, first, 0.7, 0.30, 128, 1e4),
+            Phase("extend", 0.15, second, 0.5, 0.15, 256, 1.6e5),
+            Phase("decay", 0.25, list(tiers), 0.3, 0.05, 256, 1.6e5),
+        ]
+    )
+
+
+def make_histories(recipe: Recipe) -> dict[str, list[dict]]:
+    def record(step: int, offset: float) -> dict:
+        phase = recipe.at((step - 1) / STEPS)
+        return {
+            "step": step,
+            "loss": 5.0 + offset + 3.0 * math.exp(-step / 9),
+            "learning_rate": 2e-3 * min(1.0, step / 9),
+            "mask_ratio": phase.mask_ratio,
+            "language_temperature": phase.language_temperature,
+            "rope_theta": phase.rope_theta,
+            "grad_norm": 1.0,
+        }
+
+    last = {"step": STEPS, "train_runtime": 9.0}
+    return {
+        name: [*(record(step, offset) for step in range(1, STEPS + 1)), last]
+        for name, offset in {"run": 0.0, "control": 0.1}.items()
+    }
+
+
+def make_heldout(tiers: dict[str, str]) -> dict[str, dict]:
+    heldout = {}
+    for number, (code, tier) in enumerate(tiers.items()):
+        heldout[code] = {"tier": tier, "masked_tokens": 1000 + number}
+        for name, loss in CHECKPOINTS.items():
+            heldout[code][f"loss_{name}"] = loss + number / 1000
+            heldout[code][f"nats_per_byte_{name}"] = loss / 3
+            heldout[code][f"accuracy_{name}"] = 1 / loss
+    return heldout
+
+
+def make_metrics(tiers: dict[str, str], recipe: Recipe) -> dict:
+    keys = ("temperature", "mask_ratio", "max_length", "rope_theta", "steps", "tokens", "loss_start", "loss_end")
+    phases = [
+        {"name": phase.name, "languages": len(phase.languages)}
+        | dict(zip(keys, (phase.language_temperature, phase.mask_ratio, 128, 1e4, 20, 123456, 6.5, 5.5), strict=True))
+        for phase in recipe.phases
+    ]
+    losses = {f"loss_{name}": loss for name, loss in CHECKPOINTS.items()}
+    return {
+        "seed": 1,
+        "settings": {
+            "seed": 1,
+            "steps": STEPS,
+            "zipf_exponent": 1.0,
+            "heldout_mask_ratio": 0.15,
+            "max_languages": None,
+        },
+        "versions": {"mmbert-hf": "0.1.0", "torch": "2.13.0"},
+        "machine": {"cpu_count": 2, "platform": "Linux", "python": "3.11.7"},
+        "corpus": {"name": "Declaration", "languages": len(tiers), "held_out_articles": [26, 27, 28, 29, 30]},
+        "names": {code: f"Language <{code}>" for code in tiers} | {"fao": "Faroese", "tir": "Tigrinya"},
+        "added_languages": list(ADDED),
+        "parameters": 1_812_345,
+        "phases": phases,
+        "control_phases": [phases[-1] | {"languages": len(tiers) - 2, "loss_end": 5.625}],
+        "heldout": make_heldout(tiers),
+        "heldout_mean": {tier: dict(losses) for tier in ("pretrain", "extend", "decay", "added")},
+        "bitext": {
+            "accuracy": 0.35,
+            "chance": 0.1,
+            "accuracy_untrained": 0.17,
+            "accuracy_before_decay": 0.3,
+            "pairs": 90,
+            "languages": 10,
+            "items": 10,
+            "per_language": {"xab": 0.4321, "fao": 0.25, "xaa": 0.5},
+        },
+        "hub": {
+            "repo_id": "loopback/demo",
+            "endpoint": "http://127.0.0.1:1234",
+            "commit": "abc123",
+            "files": [{"name": "model.safetensors", "bytes": 7654321}],
+            "reload_with_package_max_abs_diff": 0.0,
+            "reload_with_package_class": "MMBertForMaskedLM",
+            "reload_without_package_max_abs_diff": 2.4e-7,
+            "reload_without_package_class": "ModernBertForMaskedLM",
+        },
+        "stages": {"run": 100.5, "measure": 20.0},
+        "seconds": 120.5,
+    }
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects attributes, sections and the rows of the table of languages."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.ids: list[str] = []
+        self.rows: list[list[str]] = []
+        self.in_languages = False
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        values = dict(attrs)
+        if tag == "table":
+            self.in_languages = values.get("id") == "language-table"
+        if tag == "tr":
+            self.rows += [[]] if self.in_languages else []
+        if self.in_languages and tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+        self.in_languages &= tag != "table"
+
+    def handle_data(self, data):
+        if self.in_languages and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A report of 14 languages with nothing missing."""
+    tiers = make_tiers(14)
+    recipe = make_recipe(tiers)
+    metrics, histories = make_metrics(tiers, recipe), make_histories(recipe)
+    folder = tmp_path_factory.mktemp("report") / "my demo"
+    result = write_report(folder, metrics, histories, recipe)
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    return SimpleNamespace(
+        folder=folder,
+        metrics=metrics,
+        histories=histories,
+        recipe=recipe,
+        tiers=tiers,
+        result=result,
+        html=html,
+        page=Page(html),
+    )
+
+
+def rewrite(demo, tmp_path, histories=None, **changes) -> str:
+    """Return the page for the metrics with some parts replaced, or left out where the replacement is None."""
+    metrics = {key: value for key, value in {**demo.metrics, **changes}.items() if value is not None}
+    write_report(tmp_path, metrics, demo.histories if histories is None else histories, demo.recipe)
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def section(html: str, name: str) -> str:
+    return re.search(rf'<section id="{name}">.*?</section>', html, re.DOTALL)[0]
+
+
+def test_it_writes_metrics_plots_and_page(demo):
+    assert demo.result == {"report": "report.html", "plots": [f"plots/{name}.png" for name in FIGURES]}
+    assert json.loads(json.dumps(demo.result)) == demo.result
+    for name in demo.result["plots"]:
+        assert (demo.folder / name).read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in demo.folder.iterdir()) == ["metrics.json", "plots", "report.html"]
+
+
+def test_metrics_json_holds_everything_in_a_sensible_order(demo):
+    text = (demo.folder / "metrics.json").read_text(encoding="utf-8")
+    written = json.loads(text)
+    assert written == demo.metrics
+    assert list(written)[:3] == ["seed", "seconds", "stages"]
+    assert list(written["heldout"]) == sorted(demo.tiers)
+    assert list(demo.metrics["heldout"]) != sorted(demo.tiers)
+    assert list(written["bitext"]["per_language"]) == ["fao", "xaa", "xab"]
+    assert '\n  "seconds": 120.5,\n' in text
+    assert list(sort_metrics({"zebra": 1, "ape": 2, "seed": 3})) == ["seed", "ape", "zebra"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused_by_name(demo, tmp_path, bad):
+    metrics = deepcopy(demo.metrics)
+    metrics["heldout"]["fao"]["loss_after_decay"] = bad
+    with pytest.raises(ValueError, match=rf"metrics\.heldout\.fao\.loss_after_decay is {bad}"):
+        write_report(tmp_path, metrics, demo.histories, demo.recipe)
+    histories = deepcopy(demo.histories)
+    histories["control"][6]["loss"] = bad
+    with pytest.raises(ValueError, match=rf"histories\.control\.step 7\.loss is {bad}"):
+        write_report(tmp_path, demo.metrics, histories, demo.recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_types_are_refused_by_name(demo, tmp_path):
+    with pytest.raises(TypeError, match=r"metrics\.bitext\.accuracy is a float32"):
+        write_report(tmp_path, demo.metrics | {"bitext": {"accuracy": np.float32(0.5)}}, {}, demo.recipe)
+    with pytest.raises(TypeError, match=r"metrics\.names has the key 3"):
+        write_report(tmp_path, {"names": {3: "three"}}, {}, demo.recipe)
+
+
+def test_every_language_has_its_row_with_all_numbers(demo):
+    head, *rows = [[cell.strip() for cell in row] for row in demo.page.rows if len(row) > 10]
+    assert head[-10:] == ["before", "after", "control", "change", *["before", "after", "control"] * 2]
+    assert [row[0] for row in rows[:2]] == list(ADDED)
+    assert sorted(row[0] for row in rows) == sorted(demo.tiers)
+    by_code = {row[0]: row for row in rows}
+    number = list(demo.tiers).index("tir")
+    assert by_code["tir"] == [
+        *("tir", "Tigrinya", "added", f"{1000 + number:,}"),
+        *(f"{loss + number / 1000:.3f}" for loss in CHECKPOINTS.values()),
+        "−0.750",
+        *(f"{loss / 3:.3f}" for loss in CHECKPOINTS.values()),
+        *(f"{100 / loss:.1f}\u00a0%" for loss in CHECKPOINTS.values()),
+    ]
+    assert by_code["xaa"][1] == "Language <xaa>"
+
+
+def test_the_page_fetches_nothing(demo):
+    loading = [
+        (tag, name, value)
+        for tag, name, value in demo.page.attributes
+        if name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster") and tag != "a"
+    ]
+    assert loading
+    assert all(value.startswith("#") or value == "data:," for _, _, value in loading)
+    assert "@import" not in demo.html
+    assert set(re.findall(r"url\((.)", demo.html)) <= {"#"}
+    assert not any(name.startswith("xmlns") for _, name, _ in demo.page.attributes)
+    assert not any(tag in ("iframe", "object", "embed", "img") for tag, _, _ in demo.page.attributes)
+    links = {value for tag, name, value in demo.page.attributes if (tag, name) == ("a", "href")}
+    assert {link for link in links if not link.startswith("#")} == {"https://arxiv.org/abs/2509.06888"}
+    assert ("meta", "http-equiv", "Content-Security-Policy") in demo.page.attributes
+
+
+def test_references_inside_the_page_resolve_and_ids_are_unique(demo):
+    assert len(set(demo.page.ids)) == len(demo.page.ids)
+    targets = {value[1:] for _, name, value in demo.page.attributes if name == "href" and value.startswith("#")}
+    targets |= set(re.findall(r"url\(#([^)]*)\)", demo.html))
+    targets |= {value for _, name, value in demo.page.attributes if name == "aria-labelledby"}
+    assert {"heldout", "loss_by_phase-caption"} <= targets <= set(demo.page.ids)
+
+
+def test_drawings_follow_the_colours_of_the_page(demo):
+    drawings = re.findall(r"<svg.*?</svg>", demo.html, re.DOTALL)
+    assert len(drawings) == len(FIGURES)
+    used = set(re.findall(r"var\(--(\w+)\)", "".join(drawings)))
+    assert set(PALETTE) - used == set()
+    for light, dark in PALETTE.values():
+        assert f"{light};" in demo.html
+        assert f"{dark};" in demo.html
+        assert not any(light in drawing for drawing in drawings)
+    assert not re.search(r"<(metadata|image)\b", "".join(drawings))
+
+
+def test_the_first_screen_says_what_came_out(demo):
+    top = demo.html[demo.html.index("<header>") : demo.html.index("</header>")]
+    assert top.count("✓ yes") == 4
+    assert "It fell from 6.512 to 5.762 nats per masked token (−0.750)" in top
+    assert "After a control decay without Faroese it is 6.262, which is 0.500 higher." in top
+    assert "It beats chance by a wide margin" in top
+    assert "They differ by at most 0 with this package and 2.4e-7 with plain transformers: below" in top
+    assert "on the Declaration in 14 languages, through 3 phases" in top
+
+
+def test_the_first_screen_switches_with_the_numbers(demo, tmp_path):
+    heldout = deepcopy(demo.metrics["heldout"])
+    heldout["fao"]["loss_after_decay"] = 7.0
+    html = rewrite(
+        demo,
+        tmp_path,
+        heldout=heldout,
+        bitext=demo.metrics["bitext"] | {"accuracy": 0.15},
+        hub=demo.metrics["hub"] | {"reload_without_package_max_abs_diff": 0.02},
+    )
+    top = html[: html.index("</header>")]
+    assert (top.count("✓ yes"), top.count("✗ no")) == (1, 3)
+    assert "It rose from 6.512 to 7.000" in top
+    assert "It does not beat chance by a wide margin" in top
+    assert "not below the threshold of 1e-5" in top
+    assert "in 13 of 14 languages" in section(html, "heldout")
+    assert "in 14 of 14 languages" in section(demo.html, "heldout")
+
+
+def test_the_sections_hold_their_facts(demo):
+    phases = section(demo.html, "phases")
+    assert "control: decay" in phases
+    assert "123,456" in phases
+    assert "5.625" in phases
+    assert "losses at different mask ratios are not comparable" in section(demo.html, "loss").lower()
+    retrieval = section(demo.html, "retrieval")
+    assert "43.2\u00a0%" in retrieval
+    assert "90 ordered pairs" in " ".join(retrieval.split())
+    hub = section(demo.html, "hub")
+    for fact in (
+        "loopback/demo",
+        "http://127.0.0.1:1234",
+        "abc123",
+        "7,654,321",
+        "ModernBertForMaskedLM",
+        "below 1e-5",
+    ):
+        assert fact in hub
+    assert "nothing about the real Hub" in hub
+    how = section(demo.html, "how")
+    assert f"mmbert demo --output-dir my demo --seed 1 --steps {STEPS}" not in how
+    assert f"mmbert demo --output-dir &#39;my demo&#39; --seed 1 --steps {STEPS}" in how
+    assert "Zipf's law with exponent\n1.0" in how
+    for fact in ("no error bars across seeds", "declared", "2.13.0", "100.5", "3.11.7"):
+        assert fact in how
+
+
+@pytest.mark.parametrize("key", ["phases", "heldout", "bitext", "hub"])
+def test_a_missing_part_reads_not_measured_in_its_section(demo, tmp_path, key):
+    name = {"bitext": "retrieval"}.get(key, key)
+    assert "not measured" not in section(demo.html, name).replace("A dash: not measured", "")
+    html = rewrite(demo, tmp_path, **{key: None})
+    Page(html)
+    assert "not measured" in section(html, name)
+    assert "<table" not in section(html, name)
+
+
+def test_missing_details_read_not_measured(demo, tmp_path):
+    heldout = deepcopy(demo.metrics["heldout"])
+    del heldout["xaa"]["loss_after_control"]
+    heldout["xab"]["loss_before_decay"] = None
+    hub = {key: value for key, value in demo.metrics["hub"].items() if key != "reload_with_package_max_abs_diff"}
+    html = rewrite(demo, tmp_path, heldout=heldout, hub=hub, settings=None, control_phases=None, stages=None)
+    rows = {row[0]: row for row in Page(html).rows}
+    assert rows["xaa"].count("–") == 1
+    assert rows["xab"].count("–") == 2  # the loss and its change
+    assert section(html, "hub").count("not measured") == 1
+    assert "The control was not measured" in section(html, "phases")
+    assert section(html, "how").count("not measured") == 3  # command, settings, stages
+
+
+def test_nothing_at_all_is_still_a_page(demo, tmp_path):
+    assert write_report(tmp_path, {}, {}, demo.recipe) == {"report": "report.html", "plots": []}
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    Page(html)
+    for name in ("phases", "loss", "schedules", "languages", "heldout", "retrieval", "hub", "how"):
+        assert "not measured" in section(html, name)
+    assert "✓" not in html[: html.index("</header>")]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {}
+
+
+def test_figures_without_their_numbers_are_left_out(demo, tmp_path):
+    keep = ("step", "loss")
+    bare = {"run": [{key: record[key] for key in keep if key in record} for record in demo.histories["run"]]}
+    html = rewrite(demo, tmp_path, histories=bare, bitext={"accuracy": 0.4})
+    written = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert set(FIGURES) - written == {"annealing", "learning_rate", "retrieval"}
+    assert "Learning rate: <span" in section(html, "schedules")
+    assert "<svg" in section(html, "loss")
+
+
+def test_smoothing_is_a_centred_mean_that_shrinks_at_the_ends():
+    values = np.array([0.0, 3.0, 6.0, 0.0, 3.0])
+    np.testing.assert_allclose(smooth(values, 3), [1.5, 3.0, 3.0, 3.0, 1.5])
+    np.testing.assert_allclose(smooth(values, 1), values)
+    np.testing.assert_allclose(smooth(values, 99), [2.4] * 5)
+    assert smooth(np.array([]), 3).shape == (0,)
+
+
+def test_plot_data_reads_training_records_only(demo):
+    data = PlotData(demo.metrics, demo.histories, demo.recipe)
+    assert data.edges == [0, 48, 60, STEPS]
+    steps, values = data.series("control", "mask_ratio", after=60)
+    assert steps.tolist() == list(range(61, STEPS + 1))
+    assert set(values) == {0.05}
+    assert len(data.series("run", "train_runtime")[0]) == 0
+    assert PlotData({}, demo.histories, demo.recipe).total_steps == STEPS
+
+
+def test_the_command_is_quoted_and_complete():
+    assert repeat_command({"settings": {"seed": 3, "steps": 9, "max_languages": 40}}, "demo") == (
+        "mmbert demo --output-dir demo --seed 3 --steps 9 --max-languages 40"
+    )
+    assert repeat_command({"settings": {"seed": 3}}, "demo") is None
+
+
+def test_number_formats():
+    assert [format_number(value) for value in (1234567, 0.05, None, True)] == ["1,234,567", "0.05", "–", "–"]
+    assert [format_percent(value) for value in (0.1234, None)] == ["12.3\u00a0%", "–"]
+
+
+def test_matplotlib_missing_is_one_clear_error(demo, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'mmbert-hf\[demo\]'"):
+        require_matplotlib()
+    with pytest.raises(ImportError, match=r"pip install 'mmbert-hf\[demo\]'"):
+        write_report(tmp_path, demo.metrics, demo.histories, demo.recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_module_imports_no_matplotlib():
+    code = "import sys, mmbert_hf.demo.report; print({'matplotlib', 'jinja2', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+# What a reader would do: filter, then sort by change; the results go where --dump-dom shows them.
+PROBE = """<script>
+const codes = () => [...document.querySelectorAll("#language-table tbody tr:not([hidden]) th")].map(e => e.textContent);
+const all = codes().length, filter = document.getElementById("filter-text"), tier = document.getElementById("filter-tier");
+filter.value = "faro"; filter.dispatchEvent(new Event("input"));
+const faroese = codes();
+filter.value = ""; tier.value = "added"; tier.dispatchEvent(new Event("change"));
+const added = codes(), count = document.getElementById("filter-count").textContent;
+tier.value = ""; tier.dispatchEvent(new Event("change"));
+const head = document.querySelector('[data-sort="3"] button');
+head.click(); const fewest = codes()[0]; head.click(); const most = codes()[0];
+parent.document.title = JSON.stringify({all, faroese, added, count, fewest, most,
+  inner: innerWidth, scroll: document.documentElement.scrollWidth,
+  background: getComputedStyle(document.body).backgroundColor});
+</script>"""
+
+
+def browse(html: str, width: int, scheme: int, folder) -> tuple[dict, list[str]]:
+    """Show a page `width` CSS pixels wide in headless Chromium; return what its probe saw, and the console's lines."""
+    # In a frame, since the browser's own window is never narrower than 500 pixels.
+    frame = folder / "frame.html"
+    frame.write_text(
+        '<!DOCTYPE html><html><head><title></title><meta name="color-scheme" content="light dark"></head>'
+        f'<body><iframe style="width: {width}px; height: 800px; border: 0" srcdoc="{escape(html)}"></iframe></body></html>',
+        encoding="utf-8",
+    )
+    flags = (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+        *("--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}"),
+        *(f"--blink-settings=preferredColorScheme={scheme}", "--enable-logging=stderr"),
+        *("--virtual-time-budget=2000", "--dump-dom"),
+    )
+    done = subprocess.run([CHROMIUM, *flags, frame.as_uri()], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(.+?)</title>", done.stdout, re.DOTALL)
+    assert title, f"the page's probe did not run in {CHROMIUM}:\n{done.stderr}"
+    return json.loads(unescape(title[1])), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+@pytest.mark.parametrize(
+    ("width", "scheme", "background"),
+    [(380, 1, "rgb(255, 255, 255)"), (320, 0, "rgb(20, 23, 27)"), (1200, 0, "rgb(20, 23, 27)")],
+)
+def test_the_page_in_a_browser(tmp_path, width, scheme, background):
+    tiers = make_tiers(440)
+    recipe = make_recipe(tiers)
+    write_report(tmp_path / "demo", make_metrics(tiers, recipe), make_histories(recipe), recipe)
+    html = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    seen, console = browse(html.replace("</body>", f"{PROBE}</body>"), width, scheme, tmp_path)
+    assert console == []
+    assert seen.pop("scroll") <= seen["inner"] == width
+    assert seen == {
+        "all": 440,
+        "faroese": ["fao"],
+        "added": ["fao", "tir"],
+        "count": "2 of 440 languages",
+        "fewest": next(iter(tiers)),
+        "most": "tir",
+        "inner": width,
+        "background": background,
+    }
