@@ -178,10 +178,10 @@ class MMBertConfig(ModernBertConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Standardising writes into the dictionary, which may be the caller's or another configuration's.
-        self.rope_parameters = copy.deepcopy(self.rope_parameters)
+        self.rope_parameters: Any = copy.deepcopy(self.rope_parameters)
         super().__post_init__(**kwargs)
         # Auto classes hold our models as tuples (see registration), and look into this list when they read one.
-        self.architectures = self.architectures or []
+        self.architectures: Any = self.architectures or []
         check_architecture(self)
         set_rope_theta(self, self.global_rope_theta, self.local_rope_theta)  # as floats
 

@@ -2,14 +2,14 @@
 
 Design decisions:
 
-- A file is never trusted with more than its vocabulary. Google's Gemma-2 file pads left, ends nothing with `<eos>` and has no
-  mask or `cls_token`; template, padding side and mask token are therefore set when a file is loaded, whatever it says.
+- A file is trusted with its vocabulary only. Google's Gemma-2 file pads left, ends nothing with `<eos>`, and names no mask,
+  cls or sep token; template, padding side and these tokens are therefore set on load, whatever the file says.
 - The ids of the special tokens are checked on load: a vocabulary in another order is an error, not a bad model.
 - `<mask>` takes the spaces before it. In training a mask stands for a whole token such as "▁Paris", space included, so
   "It is <mask>." must not leave a lone "▁" before the mask. The tokens around it are those of the Gemma file.
 - The vocabulary has no token with a space after its first visible character, so a text may be cut before any run of
   spaces without changing its tokens. Pre-split words are encoded that way: each word takes the spaces before it along,
-  and the tokens are exactly those of `" ".join(words)`.
+  and the tokens are exactly those of `" ".join(words)`. `mmbert_hf.presplit` has the one exception.
 """
 
 import copy
@@ -114,6 +114,10 @@ class MMBertTokenizer(TokenizersBackend):
         # Last, for the base class may have put back the mask token of the file, which takes no space.
         self._tokenizer.add_special_tokens([mask])
         self.update_post_processor()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is only remembered must not change a pickle: datasets takes its hash for the name of a cache file.
+        return {**self.__dict__, "_crossing_tokens": None}
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
@@ -391,7 +395,8 @@ class MMBertTokenizer(TokenizersBackend):
             **self.special_tokens_map,
         }
         if self.extra_special_tokens:
-            config["extra_special_tokens"] = self.extra_special_tokens
+            # The name that both transformers 4 and 5 read; 4 takes extra_special_tokens for a dictionary and fails.
+            config["additional_special_tokens"] = self.extra_special_tokens
         config_file = folder / "tokenizer_config.json"
         config_file.write_text(
             json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbert_hf import attention, classification, encoder, heads, initialization, losses, modeling, rotary
+from mmbert_hf import attention, classification, encoder, heads, initialization, losses, rotary
 from mmbert_hf.attention import MMBertAttention, attention_masks
 from mmbert_hf.classification import pool
 from mmbert_hf.configuration import MMBertConfig

@@ -219,6 +219,13 @@ def test_copies_and_pickles_are_the_same_tokenizer(trained):
         assert twin.encode("are <mask>")[-2:] == [4, 1]
 
 
+def test_encoding_words_leaves_the_pickle_as_it_was(tokenizer):
+    tokenizer("a")
+    before = pickle.dumps(tokenizer)
+    tokenizer(["a", "b"], is_split_into_words=True)
+    assert pickle.dumps(tokenizer) == before
+
+
 def test_added_tokens_come_last(tokenizer):
     size = len(tokenizer)
     assert tokenizer.add_tokens(["<lang:tir>"]) == 1

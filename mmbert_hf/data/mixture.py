@@ -255,7 +255,7 @@ def _tokenise(language: str, documents: Sequence[Any], tokenizer: Any) -> list[n
     texts = [document for document in documents if isinstance(document, str)]
     if texts and len(texts) != len(documents):
         raise TypeError(f"language {language!r} mixes texts and token ids; give one or the other")
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else documents
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else documents
     arrays = [np.asarray(document, dtype=np.int32) for document in ids]
     for number, array in enumerate(arrays):
         if array.ndim != 1 or array.size == 0:

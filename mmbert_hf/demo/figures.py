@@ -39,6 +39,19 @@ TIERS = ("pretrain", "extend", "decay", "added")
 # Share of the run that the moving mean of the loss spans.
 SMOOTHING = 1 / 40
 SMALL_FONT = 9.5
+# Key of the loss, label, colour and marker.
+HELDOUT_MARKS = (
+    ("before_decay", "before", "before", "o"),
+    ("after_decay", "after", "run", "o"),
+    ("after_control", "control", "control", "D"),
+)
+# Key of the accuracy, label and colour.
+RETRIEVAL_BARS = (
+    ("accuracy", "trained", "run"),
+    ("accuracy_before_decay", "before the decay", "extend"),
+    ("accuracy_untrained", "untrained", "before"),
+    ("chance", "chance", "muted"),
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,10 @@ def _leave_room_for_names(axis: "Axes") -> None:
     axis.set_ylim(low, high + 0.12 * (high - low))
 
 
+def _start_at_zero(axis: "Axes", top: float, headroom: float) -> None:
+    axis.set_ylim(0, headroom * (top or 1.0))  # an axis of no height is an error
+
+
 def _title_and_legend(axis: "Axes", title: str, columns: int = 2) -> None:
     """Put the legend between title and plot, where it covers nothing."""
     _, labels = axis.get_legend_handles_labels()
@@ -172,7 +189,7 @@ def _draw_annealing(axis: "Axes", data: PlotData) -> bool:
         steps, values = series[key]
         axis.plot(steps, values, color=_light(color), drawstyle="steps-post")
         axis.annotate(label, (steps[0], values[0]), (6, 4), textcoords="offset points", color=_light(color))
-    axis.set_ylim(0, 1.3 * max(values.max() for _, values in series.values()))
+    _start_at_zero(axis, max(values.max() for _, values in series.values()), 1.3)
     _shade_phases(axis, data)
     axis.set(title="Mask ratio and language temperature", ylabel="value")
     return True
@@ -187,7 +204,7 @@ def _draw_languages(axis: "Axes", data: PlotData) -> bool:
         axis.annotate(
             str(count), ((first + last) / 2, count), (0, 3), textcoords="offset points", ha="center", va="bottom"
         )
-    axis.set_ylim(0, 1.25 * max(counts))
+    _start_at_zero(axis, max(counts), 1.25)
     _shade_phases(axis, data)
     axis.set(title="Active languages", ylabel="languages")
     return True
@@ -198,11 +215,9 @@ def _draw_learning_rate(axis: "Axes", data: PlotData) -> bool:
     if not len(steps):
         return False
     axis.plot(steps, rates, color=_light("run"))
-    axis.set_ylim(0, 1.18 * rates.max())
-    axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=False)
+    _start_at_zero(axis, rates.max(), 1.18)
     _shade_phases(axis, data)
-    # Matplotlib puts the exponent where the title stands; it goes into the label instead.
-    axis.yaxis.get_offset_text().set_visible(False)
+    # By itself matplotlib puts the exponent where the title stands; it goes into the label instead.
     exponent = int(np.floor(np.log10(rates.max()))) if rates.max() > 0 else 0
     axis.yaxis.set_major_formatter(lambda value, _: f"{value / 10**exponent:g}")
     axis.set(title="Learning rate", ylabel=f"learning rate (1e{exponent})")
@@ -227,24 +242,19 @@ def _draw_heldout(axis: "Axes", data: PlotData) -> bool:
     for place, (_, row) in enumerate(rows):
         ends = row["loss_before_decay"], row["loss_after_decay"]
         axis.plot(ends, (place, place), color=_light("run"), linewidth=1.2, alpha=0.5, zorder=2)
-    marks = {
-        "before": ("before_decay", "o", "before"),
-        "run": ("after_decay", "o", "after"),
-        "control": ("after_control", "D", "control"),
-    }
-    for color, (key, marker, label) in marks.items():
+    for key, label, color, marker in HELDOUT_MARKS:
         points = [(row[f"loss_{key}"], place) for place, (_, row) in enumerate(rows) if f"loss_{key}" in row]
-        if points:
-            hollow = {"facecolors": "none", "linewidths": 1.4} if color == "control" else {}
-            axis.scatter(
-                *zip(*points, strict=True),
-                s=42,
-                marker=marker,
-                edgecolors=_light(color),
-                label=label,
-                zorder=3,
-                **(hollow or {"facecolors": _light(color)}),
-            )
+        face = "none" if marker == "D" else _light(color)  # hollow, so that what it covers shows
+        axis.plot(
+            [loss for loss, _ in points],
+            [place for _, place in points],
+            marker,
+            label=label,
+            markersize=6.5,
+            markeredgecolor=_light(color),
+            markeredgewidth=1.4,
+            markerfacecolor=face,
+        )
     axis.set_yticks(range(len(rows)), [label for label, _ in rows])
     axis.set_ylim(len(rows) - 0.5, -0.6)
     axis.margins(x=0.08)
@@ -260,25 +270,22 @@ def _draw_changes(axis: "Axes", data: PlotData) -> bool:
     if not changes:
         return False
     added = [code for code in data.metrics.get("added_languages", ()) if code in changes]
-    tiers = [tier for tier in TIERS if any(heldout[code].get("tier") == tier for code in changes if code not in added)]
-    axis.hist(
-        [
-            [changes[code] for code in changes if code not in added and heldout[code].get("tier") == tier]
-            for tier in tiers
-        ],
-        bins=np.histogram_bin_edges(list(changes.values()), bins=30),
-        stacked=True,
-        color=[_light(tier) for tier in tiers],
-        label=tiers,
-    )
+    by_tier = {
+        tier: [changes[code] for code in changes if code not in added and heldout[code].get("tier") == tier]
+        for tier in TIERS
+    }
+    edges = np.histogram_bin_edges(list(changes.values()), bins=30)
+    bottom = np.zeros(len(edges) - 1)
+    for tier, values in by_tier.items():
+        if values:
+            counts = np.histogram(values, edges)[0]
+            axis.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", color=_light(tier), label=tier)
+            bottom += counts
     for code, dashes in zip(added, cycle(("--", ":", "-.")), strict=False):
         name = data.metrics.get("names", {}).get(code, code)
         axis.axvline(changes[code], color=_light("added"), linestyle=dashes, label=name)
     axis.axvline(0, color=_light("muted"), linewidth=0.9)
-    axis.set(
-        ylabel="languages",
-        xlabel="nats per masked token (below 0: better)",
-    )
+    axis.set(ylabel="languages", xlabel="nats per masked token (below 0: better)")
     axis.grid(axis="x", visible=False)
     _title_and_legend(axis, "Change of the held-out loss in the decay", columns=3)
     return True
@@ -286,17 +293,10 @@ def _draw_changes(axis: "Axes", data: PlotData) -> bool:
 
 def _draw_retrieval(axis: "Axes", data: PlotData) -> bool:
     bitext = data.metrics.get("bitext", {})
-    bars = {
-        "accuracy": ("trained", "run"),
-        "accuracy_before_decay": ("before the decay", "extend"),
-        "accuracy_untrained": ("untrained", "before"),
-        "chance": ("chance", "muted"),
-    }
-    present = [key for key in bars if key in bitext]
-    if not {"accuracy", "chance"} <= set(present):
+    if not {"accuracy", "chance"} <= set(bitext):
         return False
-    labels, colors = zip(*(bars[key] for key in present), strict=True)
-    values = [100 * bitext[key] for key in present]
+    bars = [(label, color, 100 * bitext[key]) for key, label, color in RETRIEVAL_BARS if key in bitext]
+    labels, colors, values = zip(*bars, strict=True)
     drawn = axis.barh(labels, values, color=[_light(color) for color in colors], height=0.62)
     axis.bar_label(drawn, [f"{value:.1f} %" for value in values], padding=4)
     axis.invert_yaxis()

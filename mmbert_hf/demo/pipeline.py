@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, TRAINING_ARTICLES, Declaration, load_udhr
+from mmbert_hf.demo.plots import require_matplotlib
 from mmbert_hf.demo.settings import ADDED_LANGUAGES, DemoSettings, declared_counts, demo_recipe, order_languages
 
 logger = logging.getLogger(__name__)
@@ -118,9 +119,11 @@ def run_demo(
         What ``metrics.json`` holds.
 
     Raises:
+        ImportError: matplotlib is missing; the message says how to install it.
         FileExistsError: See `DemoState.open`.
         KeyboardInterrupt: After Ctrl-C; what was done is kept, and the message says how to continue.
     """
+    require_matplotlib()
     settings = settings or DemoSettings()
     folder = Path(output_dir)
     state = DemoState.open(folder, settings, overwrite=overwrite)
@@ -143,7 +146,7 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState) -> dict[
     branch = folder / "run" / f"checkpoint-{recipe.first_steps(settings.steps)[-1]}"
     final = f"checkpoint-{settings.steps}"
     texts = {code: [declaration.text(TRAINING_ARTICLES)] for code, declaration in corpus.items()}
-    documents = {code: tokenizer(text, add_special_tokens=False)["input_ids"] for code, text in texts.items()}
+    documents = {code: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for code, text in texts.items()}
 
     def train(name: str, recipe: Any, branch_from: Path | None = None) -> dict[str, Any]:
         mixture = training.build_mixture(settings, recipe, documents, tokenizer, counts)

@@ -15,7 +15,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +109,11 @@ def sort_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics in the order of `KEY_ORDER`, what is kept per language sorted by its code."""
     ordered = {key: metrics[key] for key in (*KEY_ORDER, *sorted(set(metrics) - set(KEY_ORDER))) if key in metrics}
     for key in ("heldout", "names"):
-        if key in ordered:
+        if ordered.get(key):
             ordered[key] = dict(sorted(ordered[key].items()))
-    if "per_language" in ordered.get("bitext", {}):
-        ordered["bitext"] = {
-            **ordered["bitext"],
-            "per_language": dict(sorted(ordered["bitext"]["per_language"].items())),
-        }
+    bitext = ordered.get("bitext")
+    if bitext and bitext.get("per_language"):
+        ordered["bitext"] = {**bitext, "per_language": dict(sorted(bitext["per_language"].items()))}
     return ordered
 
 
@@ -183,22 +180,22 @@ def format_number(value: Any, digits: int | None = None) -> str:
     >>> format_number(1234567), format_number(2.5, 3), format_number(None)
     ('1,234,567', '2.500', '–')
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return "–"
     return f"{value:,}" if digits is None else f"{value:,.{digits}f}"
 
 
 def format_percent(value: Any, digits: int = 1) -> str:
     """Return a fraction as a percentage, a dash if missing."""
-    return f"{100 * value:.{digits}f}\u00a0%" if isinstance(value, Real) else "–"
+    return f"{100 * value:.{digits}f}\u00a0%" if isinstance(value, int | float) else "–"
 
 
 def _format_signed(value: Any) -> str:
-    return signed(value) if isinstance(value, Real) else "–"
+    return signed(value) if isinstance(value, int | float) else "–"
 
 
 def _format_scientific(value: Any) -> str:
-    return scientific(value) if isinstance(value, Real) else NOT_MEASURED
+    return scientific(value) if isinstance(value, int | float) else NOT_MEASURED
 
 
 def _plotted(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

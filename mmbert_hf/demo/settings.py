@@ -72,11 +72,24 @@ class DemoSettings:
 def order_languages(available: Sequence[str], max_languages: int | None = None) -> list[str]:
     """Return the corpus's languages from the best to the least resourced: tier by tier, the rest alphabetically.
 
-    The languages that only the decay sees come right behind the second tier, so a smaller demo keeps them.
+    Args:
+        available: The languages of the corpus.
+        max_languages: Keep only so many: the two added languages, and of the three tiers about equally many.
+
+    Raises:
+        ValueError: `max_languages` leaves no language for some tier.
     """
-    listed = [*PRETRAINING_TIER, *EXTENSION_TIER, *DECAY_ONLY]
-    order = [*listed, *sorted(set(available) - set(listed))]
-    return [code for code in order if code in set(available)][:max_languages]
+    tiers = [
+        [code for code in PRETRAINING_TIER if code in available],
+        [code for code in EXTENSION_TIER if code in available],
+        sorted(set(available) - {*PRETRAINING_TIER, *EXTENSION_TIER, *DECAY_ONLY}),
+    ]
+    if max_languages is not None:
+        if max_languages < len(DECAY_ONLY) + len(tiers):
+            raise ValueError(f"max_languages must be at least {len(DECAY_ONLY) + len(tiers)}, got {max_languages}")
+        rest = max_languages - len(DECAY_ONLY)
+        tiers = [tier[: (rest + place) // len(tiers)] for place, tier in enumerate(tiers)]
+    return [*tiers[0], *tiers[1], *(code for code in DECAY_ONLY if code in available), *tiers[2]]
 
 
 def declared_counts(languages: Sequence[str], exponent: float) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from mmbert_hf.configuration import MMBertConfig
 from mmbert_hf.data.mixture import LanguageMixture
@@ -217,7 +217,8 @@ def train(
         optimizers=(optimizer, scheduler),
         callbacks=[annealing, SaveAt(recipe.first_steps(settings.steps)[-1], settings.steps), stop, log],
     )
-    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(ProgressCallback)  # PhaseLog has the bar, without a line of numbers per step
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder) or branch_from)
     if stop.interrupted:
         raise Interrupted(f"stopped after step {trainer.state.global_step} of {settings.steps}")

@@ -71,8 +71,10 @@ class FixedMasks:
         self.rows: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         index = 0
         for language, language_texts in texts.items():
+            if not language_texts:
+                raise ValueError(f"{language!r} has no held-out text; leave it out or give it some")
             rows = []
-            for ids in tokenizer(list(language_texts), add_special_tokens=False)["input_ids"]:
+            for ids in tokenizer(list(language_texts), add_special_tokens=False, verbose=False)["input_ids"]:
                 for start, stop in cut(len(ids), max_length - NUM_SPECIAL_TOKENS):
                     row = torch.tensor([tokenizer.bos_token_id, *ids[start:stop], tokenizer.eos_token_id])
                     rows.append(collator.mask(row, {"sample_index": index}))

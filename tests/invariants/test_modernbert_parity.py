@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from mmbert_hf import modeling
+from mmbert_hf.attention import eager_attention
 from mmbert_hf.configuration import MMBertConfig
 
 LENGTH = 70
@@ -231,6 +232,24 @@ def test_recorded_hidden_states_and_attentions():
     assert len(outputs[0].hidden_states) == 5
     assert len(outputs[0].attentions) == 4
     assert_same_outputs(*outputs)
+
+
+def test_attention_implementations_are_called_as_by_modernbert():
+    """Flash attention takes the window, and packed sequences their bounds, from keywords."""
+    calls = []
+
+    def spy(module, query, key, value, attention_mask, **kwargs):
+        calls.append((module.is_causal, module.layer_idx, query.shape, attention_mask, kwargs))
+        return eager_attention(module, query, key, value, None, **kwargs)
+
+    transformers.AttentionInterface.register("spy", spy)
+    for model in make_pair("Model", attention_dropout=0.25):
+        model.config._attn_implementation = "spy"
+        model.train()(make_inputs("Model")["input_ids"], max_length_q=3)
+    ours, native = calls[:4], calls[4:]
+    assert ours == native
+    assert [kwargs["sliding_window"] for *_, kwargs in ours] == [None, 9, 9, None]
+    assert all(kwargs["dropout"] == 0.25 and kwargs["max_length_q"] == 3 for *_, kwargs in ours)
 
 
 def test_bfloat16():

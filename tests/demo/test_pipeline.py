@@ -1,0 +1,154 @@
+"""The demo end to end on a few languages, its refusals, and Ctrl-C at the real command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmbert_hf.demo.pipeline import DemoState, run_demo
+from mmbert_hf.demo.settings import DemoSettings
+
+TINY = DemoSettings(
+    steps=20, max_languages=11, vocab_size=1200, hidden_size=32, num_hidden_layers=2, max_lengths=(32, 48, 48)
+)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    return folder, run_demo(folder, TINY, progress=False)
+
+
+def test_metrics_have_what_is_promised(demo):
+    folder, metrics = demo
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    assert [phase["name"] for phase in metrics["phases"]] == ["pretrain", "extend", "decay"]
+    assert {"languages", "temperature", "mask_ratio", "tokens", "loss_start", "loss_end"} <= set(metrics["phases"][0])
+    assert [phase["languages"] for phase in metrics["phases"]] == [3, 6, 11]
+    assert len(metrics["heldout"]) == 11
+    for row in metrics["heldout"].values():
+        assert row["masked_tokens"] > 0
+        assert all(0 < row[f"loss_{when}"] < 10 for when in ("before_decay", "after_decay", "after_control"))
+    assert metrics["heldout"]["fao"]["tier"] == metrics["heldout"]["tir"]["tier"] == "added"
+    assert 0 <= metrics["bitext"]["accuracy"] <= 1
+    assert metrics["bitext"]["chance"] == pytest.approx(0.1, abs=0.05)
+    assert metrics["seed"] == TINY.seed
+    assert metrics["seconds"] > 0
+
+
+def test_what_is_published_loads_with_and_without_the_package(demo):
+    _, metrics = demo
+    hub = metrics["hub"]
+    assert hub["reload_with_package_max_abs_diff"] < 1e-5
+    assert hub["reload_without_package_max_abs_diff"] < 1e-5
+    assert hub["reload_with_package_class"].startswith("mmbert_hf.")
+    assert hub["reload_without_package_class"].startswith("transformers.models.modernbert.")
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= {file["name"] for file in hub["files"]}
+
+
+def test_the_decay_saw_the_added_languages_and_the_control_did_not(demo):
+    folder, metrics = demo
+    heldout = metrics["heldout"]
+    assert any(
+        heldout[code]["loss_after_decay"] != heldout[code]["loss_after_control"] for code in ("fao", "tir")
+    )
+    run = json.loads((folder / "run/checkpoint-20/trainer_state.json").read_text())["log_history"]
+    control = json.loads((folder / "control/checkpoint-20/trainer_state.json").read_text())["log_history"]
+    first = DemoSettings.from_dict(metrics["settings"]).steps - metrics["phases"][-1]["steps"]
+    losses = [{entry["step"]: entry["loss"] for entry in log if "loss" in entry} for log in (run, control)]
+    assert all(losses[0][step] == losses[1][step] for step in range(1, first + 1))
+    assert any(losses[0][step] != losses[1][step] for step in range(first + 1, TINY.steps + 1))
+    assert metrics["control_phases"][0]["languages"] == metrics["phases"][-1]["languages"] - 2
+
+
+def test_report_and_plots_are_written(demo):
+    folder, _ = demo
+    assert "Faroese" in (folder / "report.html").read_text()
+    assert list((folder / "plots").glob("*.png"))
+
+
+def test_a_finished_demo_starts_over_and_gives_the_same_numbers(demo, tmp_path):
+    folder, metrics = demo
+    again = run_demo(tmp_path / "again", TINY, progress=False)
+    assert again["heldout"] == metrics["heldout"]
+    assert again["bitext"] == metrics["bitext"]
+    assert [p["loss_end"] for p in again["phases"]] == [p["loss_end"] for p in metrics["phases"]]
+
+
+class TestFolder:
+    def test_something_else_is_refused(self, tmp_path):
+        (tmp_path / "thesis.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match="holds something else than a demo.*--overwrite"):
+            DemoState.open(tmp_path, TINY)
+        DemoState.open(tmp_path, TINY, overwrite=True)
+        assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+    def test_a_file_is_refused(self, tmp_path):
+        (tmp_path / "out").write_text("mine")
+        with pytest.raises(FileExistsError, match="holds something else"):
+            DemoState.open(tmp_path / "out", TINY)
+
+    def test_another_demo_is_refused(self, tmp_path):
+        DemoState.open(tmp_path, TINY)
+        with pytest.raises(FileExistsError, match="other settings.*--overwrite"):
+            DemoState.open(tmp_path, DemoSettings(steps=21))
+
+    def test_an_unfinished_demo_keeps_its_stages_and_a_finished_one_does_not(self, tmp_path):
+        state = DemoState.open(tmp_path, TINY)
+        assert state.stage("run", lambda: "result") == "result"
+        again = DemoState.open(tmp_path, TINY)
+        assert again.stage("run", lambda: pytest.fail("done before")) == "result"
+        again.stage("report", lambda: None)
+        (tmp_path / "report.html").write_text("old")
+        fresh = DemoState.open(tmp_path, TINY)
+        assert fresh.results == {}
+        assert not (tmp_path / "report.html").exists()
+
+
+def test_ctrl_c_leaves_a_folder_that_continues_to_the_same_result(tmp_path):
+    """The real command, stopped by a real signal in the middle of training, then run again."""
+    settings = ["--steps", "60", "--max-languages", "8"]
+    command = [sys.executable, "-m", "mmbert_hf.cli", "demo", *settings, "--output-dir"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen([*command, str(stopped)], stderr=subprocess.PIPE, text=True, env=environment)
+    wait_for_step(process, "run:", 5)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130, rest
+    assert f"To continue: mmbert demo --output-dir {stopped}" in rest
+    assert "Traceback" not in rest
+    checkpoints = sorted((stopped / "run").glob("checkpoint-*"))
+    assert len(checkpoints) == 1
+    assert 5 <= int(checkpoints[0].name.rpartition("-")[2]) < 45
+
+    again = subprocess.run([*command, str(stopped)], capture_output=True, text=True, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert f"continuing the demo in {stopped}" in again.stderr
+    straight = subprocess.run([*command, str(tmp_path / "straight")], capture_output=True, text=True, env=environment)
+    assert straight.returncode == 0, straight.stderr
+    resumed, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (stopped, tmp_path / "straight"))
+    assert resumed["heldout"] == expected["heldout"]
+    assert resumed["phases"] == expected["phases"]
+    shutil.rmtree(tmp_path)
+
+
+def wait_for_step(process: subprocess.Popen, bar: str, step: int) -> None:
+    """Read the progress bar from standard error until it has passed `step`."""
+    assert process.stderr is not None
+    seen, deadline = "", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        character = process.stderr.read(1)
+        assert character, f"the demo ended before step {step}: {seen[-2000:]}"
+        seen += character
+        if seen.endswith("/60") and bar in seen.splitlines()[-1]:
+            counted = seen.rpartition("|")[2].strip().partition("/")[0]
+            if counted.isdigit() and int(counted) >= step:
+                return
+    pytest.fail(f"step {step} was not reached: {seen[-2000:]}")
