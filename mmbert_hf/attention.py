@@ -52,7 +52,7 @@ def attention_masks(
         A mask, or None for no restriction, per layer type.
 
     Raises:
-        ValueError: For a mask of another shape.
+        ValueError: For a mask of another shape, or of a shape that the implementation cannot take.
 
     Example:
         >>> from mmbert_hf.configuration import MMBertConfig
@@ -82,6 +82,11 @@ def attention_masks(
         raise ValueError(
             f"attention_mask is {tuple(attention_mask.shape)}; it must be [batch, length], or [batch or 1, heads or 1, "
             f"length, length] with length {length}"
+        )
+    if "flash" in (config._attn_implementation or ""):
+        raise ValueError(
+            f"attention_mask is {tuple(attention_mask.shape)} and attention {config._attn_implementation!r}, which "
+            "takes no mask of token pairs; pass [batch, length], or load with attn_implementation='sdpa'"
         )
     return {GLOBAL: attention_mask, LOCAL: _keep_window(attention_mask, config.local_attention // 2)}
 

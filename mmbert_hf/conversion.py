@@ -187,7 +187,7 @@ def export_modernbert(
     """
     destination = _checked_destination(Path(folder), overwrite)
     if isinstance(model_or_folder, str | Path):
-        tokenizer = tokenizer or _tokenizer_in(Path(model_or_folder))
+        tokenizer = _tokenizer_in(Path(model_or_folder)) if tokenizer is None else tokenizer
         model: PreTrainedModel = _load(model_or_folder)
     else:
         model = model_or_folder
@@ -311,7 +311,10 @@ def _write(model: PreTrainedModel, values: dict[str, Any], tokenizer: Any, folde
         if tokenizer is not None:
             save = getattr(tokenizer, "save_portable", tokenizer.save_pretrained)
             save(folder)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # tokenizers reports a failed write as a bare Exception, safetensors as an error of its own.
+        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
+            raise
         raise OSError(f"could not write the export beside its destination, which was not touched: {error}") from error
 
 

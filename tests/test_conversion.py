@@ -277,11 +277,25 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path, limit):
     folder = tmp_path / "model"
     export_modernbert(make(), folder)
     before = snapshot(folder)
-    result = run("import transformers\n" + DISK_FULL, folder, limit)
+    result = run(DISK_FULL, folder, limit)
     assert "could not write the export" in result.stdout
     assert "too large" in result.stdout
     assert snapshot(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tokenizer_that_cannot_be_written_is_an_os_error(tmp_path):
+    def save(folder):
+        raise Exception("File too large")  # what tokenizers raises
+
+    tokenizer = make_tokenizer()
+    tokenizer.save_portable = save
+    with pytest.raises(OSError, match=r"could not write the export.*File too large"):
+        export_modernbert(make(), tmp_path / "model", tokenizer=tokenizer)
+    tokenizer.save_portable = lambda folder: folder.missing_attribute
+    with pytest.raises(AttributeError):
+        export_modernbert(make(), tmp_path / "model", tokenizer=tokenizer)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("convert", [from_modernbert, lambda model: export_modernbert(model, "unused")])

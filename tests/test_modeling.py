@@ -119,6 +119,13 @@ def test_masks_of_another_shape_are_refused(shape):
         make()(make_ids(), attention_mask=torch.ones(shape))
 
 
+def test_flash_attention_refuses_a_square_mask():
+    model = make()
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="'flash_attention_2', which takes no mask of token pairs"):
+        model(make_ids(), attention_mask=torch.ones(2, 1, 40, 40, dtype=torch.bool))
+
+
 def test_exactly_one_input():
     with pytest.raises(ValueError, match="neither of input_ids and inputs_embeds"):
         make()()

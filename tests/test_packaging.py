@@ -35,9 +35,16 @@ def test_only_top_level_package_is_ours(wheel):
 
 def test_every_module_and_data_file_is_inside(wheel):
     names = set(wheel.namelist())
-    for folder, package in (("mmbert_hf", "mmbert_hf"), ("trainers", "mmbert_hf/trainers"), ("model_cards", "mmbert_hf/model_cards")):
+    for folder, package in (
+        ("mmbert_hf", "mmbert_hf"),
+        ("trainers", "mmbert_hf/trainers"),
+        ("model_cards", "mmbert_hf/model_cards"),
+    ):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".xz", ".md", ".typed", ".html", ".css", ".js"} and "__pycache__" not in path.parts:
+            if (
+                path.suffix in {".py", ".xz", ".md", ".typed", ".html", ".css", ".js"}
+                and "__pycache__" not in path.parts
+            ):
                 assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in names
     assert {"mmbert_hf/py.typed", "mmbert_hf/model_cards/templates/encoder.md", "mmbert_hf/data/udhr.jsonl.xz"} <= names
 

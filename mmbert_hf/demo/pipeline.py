@@ -146,7 +146,9 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState) -> dict[
     branch = folder / "run" / f"checkpoint-{recipe.first_steps(settings.steps)[-1]}"
     final = f"checkpoint-{settings.steps}"
     texts = {code: [declaration.text(TRAINING_ARTICLES)] for code, declaration in corpus.items()}
-    documents = {code: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for code, text in texts.items()}
+    documents = {
+        code: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for code, text in texts.items()
+    }
 
     def train(name: str, recipe: Any, branch_from: Path | None = None) -> dict[str, Any]:
         mixture = training.build_mixture(settings, recipe, documents, tokenizer, counts)
@@ -157,7 +159,11 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState) -> dict[
 
     run = state.stage("run", lambda: train("run", recipe))
     control = state.stage("control", lambda: train("control", control_recipe, branch))
-    checkpoints = {"before_decay": branch, "after_decay": folder / "run" / final, "after_control": folder / "control" / final}
+    checkpoints = {
+        "before_decay": branch,
+        "after_decay": folder / "run" / final,
+        "after_control": folder / "control" / final,
+    }
     measured = state.stage("measure", lambda: measuring.measure(settings, corpus, tokenizer, checkpoints))
     model = MMBertForMaskedLM.from_pretrained(checkpoints["after_decay"])
     facts = _collect(settings, state, corpus, languages, run, control, measured, model)
@@ -171,7 +177,9 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState) -> dict[
     return metrics
 
 
-def _load_or_train_tokenizer(folder: Path, settings: DemoSettings, corpus: dict[str, Declaration], state: DemoState) -> Any:
+def _load_or_train_tokenizer(
+    folder: Path, settings: DemoSettings, corpus: dict[str, Declaration], state: DemoState
+) -> Any:
     from mmbert_hf.tokenization import MMBertTokenizer
 
     def work() -> dict[str, int]:

@@ -85,7 +85,9 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
     return model.eval()(**batch).logits.float().numpy()
 
 
-def _reload(environment: Mapping[str, str], texts: Sequence[str], *, with_package: bool) -> tuple[np.ndarray, dict[str, Any]]:
+def _reload(
+    environment: Mapping[str, str], texts: Sequence[str], *, with_package: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Load the published model in a process of its own and return its logits and what it loaded."""
     # -P keeps the script's folder off sys.path; the script is run by its path, so the package is not imported.
     command = [sys.executable, "-P", str(Path(reloading.__file__))]

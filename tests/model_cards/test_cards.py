@@ -2,7 +2,6 @@ import doctest
 
 import yaml
 from huggingface_hub import ModelCard
-
 from mmbert_hf.model_cards import cards, encoder_card
 
 FACTS = {
