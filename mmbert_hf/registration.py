@@ -130,8 +130,9 @@ def _register_on_modernbert() -> None:
     import transformers
 
     from mmbert_hf import modeling
+    from mmbert_hf._compat import register_on_native_config
     from mmbert_hf.conversion import MODERNBERT_CLASSES
 
     for auto_class, model_class in AUTO_CLASSES.items():
         native = MODERNBERT_CLASSES[getattr(modeling, model_class)]
-        getattr(transformers, auto_class).register(transformers.ModernBertConfig, native, exist_ok=True)
+        register_on_native_config(getattr(transformers, auto_class), transformers.ModernBertConfig, native)

@@ -297,7 +297,7 @@ def check_fraction_schedule(name: str, schedule: Schedule) -> Schedule:
 
 def check_fraction(name: str, value: Any) -> float:
     """Return `value` as a float in [0, 1], or raise a ValueError that names it. NaN is refused."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return float(value)
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 import transformers
-from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -387,11 +386,11 @@ def test_an_unknown_architecture_is_an_error(tmp_path):
 # Our code on native checkpoints, through the Auto classes
 
 REGISTERED = """
-import sys, json, torch, transformers
+import sys, json, torch, transformers, mmbert_hf
 from mmbert_hf import conversion, modeling
 auto, ours = transformers.AutoModelForMaskedLM, conversion.MODERNBERT_CLASSES[modeling.MMBertForMaskedLM]
 assert type(auto.from_pretrained(sys.argv[1])) is transformers.ModernBertForMaskedLM
-auto.register(transformers.ModernBertConfig, ours, exist_ok=True)
+mmbert_hf.register(modernbert=True)
 model = auto.from_pretrained(sys.argv[1])
 assert type(model) is ours
 assert type(model.config) is transformers.ModernBertConfig
@@ -405,9 +404,6 @@ transformers.AutoModelForMaskedLM.from_config(model.config)
 """
 
 
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.19"), reason="register() passes over native configurations there"
-)
 def test_auto_classes_can_run_native_checkpoints_with_our_code(tmp_path):
     native = make_native()
     native.save_pretrained(tmp_path / "native")

@@ -210,7 +210,7 @@ class LanguageMixture(torch.utils.data.Dataset):
         language = np.array([self._index[code] for code in active], dtype=np.int32)[drawn]
         max_length = int(self.max_length.at(progress))
         seen = visits.setdefault(max_length, np.zeros(len(self.languages), dtype=np.int64))
-        visit = np.empty(size, dtype=np.int64)
+        visit: np.ndarray = np.empty(size, dtype=np.int64)
         for row, code in enumerate(language):
             visit[row] = seen[code]
             seen[code] += 1

@@ -61,7 +61,8 @@ class DemoSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DemoSettings":
         """Return the settings that `as_dict` wrote."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        native: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
+        return cls(**native)
 
     @property
     def learning_rate_schedule(self) -> Trapezoid:
