@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mmbert_hf.configuration import check_vocabulary
 from mmbert_hf.data.mixture import LanguageMixture
 from mmbert_hf.masking import MaskingCollator
 from mmbert_hf.schedules import Schedule, as_schedule, check_fraction_schedule
@@ -33,7 +34,8 @@ class AnnealingCallback(TrainerCallback):
 
     Raises:
         ValueError: A ratio or temperature outside [0, 1]. When training begins: no `MaskingCollator` or `LanguageMixture` to reach, a loader that shuffles the
-            mixture, a mixture that is shorter than the run, or tokens that nothing counts.
+            mixture, a mixture that is shorter than the run, a model whose vocabulary is not the tokenizer's, or tokens that nothing
+            counts.
 
     Example:
         >>> from mmbert_hf.schedules import Linear, Piecewise
@@ -89,6 +91,8 @@ class AnnealingCallback(TrainerCallback):
             if self._collator is None:
                 raise ValueError("mask_ratio needs Trainer(data_collator=MaskingCollator(tokenizer)); found none")
             self._collator.mask_ratio = self.schedules["mask_ratio"]
+        if self._collator is not None:
+            check_vocabulary(_encoder(model), self._collator.tokenizer)
         if "language_temperature" in self.schedules and self._mixture is None:
             raise ValueError("language_temperature needs Trainer(train_dataset=LanguageMixture(...)); found none")
         if "rope_theta" in self.schedules and not hasattr(_encoder(model), "set_rope_theta"):

@@ -61,7 +61,7 @@ class LanguageMixture(torch.utils.data.Dataset):
     """Rows of many languages in training order, for `Trainer(train_dataset=...)`.
 
     Args:
-        documents: Per language (ISO 639-3, optionally with a script; `zxx` for program code) a sequence of documents,
+        documents: Per language (ISO 639-3, optionally with a script; `code` for program code) a sequence of documents,
             each a text or a sequence of token ids without special tokens.
         tokenizer: Tokenises the texts and gives `<bos>` and `<eos>`.
         num_samples: Rows in the run: optimizer steps x rows per step.

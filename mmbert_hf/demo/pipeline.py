@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, TRAINING_ARTICLES, Declaration, load_udhr
-from mmbert_hf.demo.plots import require_matplotlib
+from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import ADDED_LANGUAGES, DemoSettings, declared_counts, demo_recipe, order_languages
 
 logger = logging.getLogger(__name__)
@@ -119,11 +119,11 @@ def run_demo(
         What ``metrics.json`` holds.
 
     Raises:
-        ImportError: matplotlib is missing; the message says how to install it.
         FileExistsError: See `DemoState.open`.
         KeyboardInterrupt: After Ctrl-C; what was done is kept, and the message says how to continue.
     """
-    require_matplotlib()
+    if not can_plot():
+        logger.warning("matplotlib is missing, so there will be no plots; to have them: pip install 'mmbert-hf[demo]'")
     settings = settings or DemoSettings()
     folder = Path(output_dir)
     state = DemoState.open(folder, settings, overwrite=overwrite)

@@ -22,6 +22,7 @@ from huggingface_hub import HfApi
 from mmbert_hf.conversion import export_modernbert
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, Declaration
 from mmbert_hf.demo import reloading
+from mmbert_hf.hub import require_token
 from mmbert_hf.languages import hub_code
 from mmbert_hf.model_cards import encoder_card
 from mmbert_hf.testing import LoopbackHub
@@ -62,6 +63,7 @@ def publish_and_reload(
     expected = _logits(model, tokenizer, probes)
     with LoopbackHub(folder / "hub") as hub:
         api = HfApi(endpoint=hub.endpoint, token=hub.token)
+        require_token(api)
         api.create_repo(REPO_ID, exist_ok=True)
         commit = api.upload_folder(repo_id=REPO_ID, folder_path=export, commit_message="Publish the demo's encoder")
         logger.info("published %s to the Hub at %s", REPO_ID, hub.endpoint)

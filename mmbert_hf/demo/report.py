@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert_hf.demo.figures import PALETTE, TIERS
-from mmbert_hf.demo.plots import draw_plots, require_matplotlib
+from mmbert_hf.demo.plots import can_plot, draw_plots
 from mmbert_hf.demo.verdicts import NOT_MEASURED, RELOAD_THRESHOLD, loss_change, scientific, signed, summary, verdicts
 from mmbert_hf.schedules import Recipe
 
@@ -33,6 +33,7 @@ KEY_ORDER = (
     *("phases", "control_phases", "hub", "bitext", "heldout_mean", "heldout", "names"),
 )
 # What the plots read from a log record.
+NOT_DRAWN = "not drawn: matplotlib is missing (pip install 'mmbert-hf[demo]')"
 PLOTTED = ("step", "loss", "learning_rate", "mask_ratio", "language_temperature")
 
 
@@ -42,7 +43,7 @@ def write_report(
     histories: dict[str, list[dict[str, Any]]],
     recipe: Recipe,
 ) -> dict[str, Any]:
-    """Write ``metrics.json``, ``plots/*.png`` and ``report.html``.
+    """Write ``metrics.json``, ``plots/*.png`` and ``report.html``. Without matplotlib there are no plots.
 
     Args:
         folder: Of the demo; created if missing.
@@ -55,19 +56,17 @@ def write_report(
         ``report`` (file name) and ``plots`` (paths of the PNG files), relative to `folder`, as JSON types.
 
     Raises:
-        ImportError: matplotlib is missing.
         ValueError: A number is NaN or infinite; the message says which.
         TypeError: A value is no JSON type; the message says which.
     """
     check_json(metrics, "metrics")
     check_json(_plotted(histories), "histories")
-    require_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(sort_metrics(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / METRICS_FILE).write_text(f"{text}\n", encoding="utf-8")
     # In the settings None is a choice ("all languages"), elsewhere it is a gap.
     known = {**without_nulls(metrics), "settings": metrics.get("settings") or {}}
-    drawings = draw_plots(folder / PLOTS_FOLDER, known, histories, recipe)
+    drawings = draw_plots(folder / PLOTS_FOLDER, known, histories, recipe) if can_plot() else {}
     page = render_page(known, drawings, folder.resolve().name)
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     return {"report": REPORT_FILE, "plots": [f"{PLOTS_FOLDER}/{name}.png" for name in drawings]}
@@ -146,6 +145,7 @@ def render_page(metrics: Mapping[str, Any], drawings: Mapping[str, str], folder_
         tiers=TIERS,
         threshold=RELOAD_THRESHOLD,
         not_measured=NOT_MEASURED,
+        not_drawn=NOT_MEASURED if can_plot() else NOT_DRAWN,
     )
 
 

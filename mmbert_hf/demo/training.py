@@ -7,13 +7,13 @@ learning rates, seed and number of rows; only the two added languages are missin
 
 import logging
 import signal
-import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -111,29 +111,33 @@ class PhaseLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar where the run starts or resumes."""
-        self.started = time.perf_counter()
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=1.0)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Show the loss beside the bar."""
-        if self.bar is not None and logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.2f}", refresh=False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Show the loss beside the bar, and at the end of a phase one line that says what it did."""
+        if not logs or "loss" not in logs:
+            return
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{logs['loss']:.2f}", refresh=False)
+        if state.global_step in self.first_steps[1:]:
+            phase = self.summary(state.log_history)[-1]
+            with logging_redirect_tqdm([logging.getLogger()]):
+                logger.info(
+                    "%s, %s: %d languages, temperature %.1f, mask ratio %.2f, rows of %d tokens: "
+                    "%s tokens, loss %.2f -> %.2f",
+                    *(self.label, phase["name"], phase["languages"], phase["temperature"], phase["mask_ratio"]),
+                    *(phase["max_length"], f"{phase['tokens']:,}", phase["loss_start"], phase["loss_end"]),
+                )
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar and say what each phase did."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
-        for phase in self.summary(state.log_history):
-            logger.info(
-                "%s %-8s %3d languages, temperature %.1f, mask ratio %.2f, rows of %d tokens: %s tokens, loss %.2f -> %.2f",
-                *(self.label, phase["name"], phase["languages"], phase["temperature"], phase["mask_ratio"]),
-                *(phase["max_length"], f"{phase['tokens']:,}", phase["loss_start"], phase["loss_end"]),
-            )
 
     def summary(self, log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return one record per finished phase; its losses are means over the first and the last tenth of its steps."""

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from mmbert_hf.demo.figures import FIGURES, PALETTE, PlotData, smooth
-from mmbert_hf.demo.plots import require_matplotlib
 from mmbert_hf.demo.report import (
     format_number,
     format_percent,
@@ -448,13 +447,15 @@ def test_number_formats():
     assert [format_percent(value) for value in (0.1234, None)] == ["12.3\u00a0%", "–"]
 
 
-def test_matplotlib_missing_is_one_clear_error(demo, tmp_path, monkeypatch):
+def test_without_matplotlib_everything_but_the_plots_is_written(demo, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'mmbert-hf\[demo\]'"):
-        require_matplotlib()
-    with pytest.raises(ImportError, match=r"pip install 'mmbert-hf\[demo\]'"):
-        write_report(tmp_path, demo.metrics, demo.histories, demo.recipe)
-    assert list(tmp_path.iterdir()) == []
+    written = write_report(tmp_path, demo.metrics, demo.histories, demo.recipe)
+    assert written == {"report": "report.html", "plots": []}
+    page = (tmp_path / "report.html").read_text()
+    assert "not drawn: matplotlib is missing (pip install &#39;mmbert-hf[demo]&#39;)" in page
+    assert "Faroese" in page
+    assert "<svg" not in page
+    assert json.loads((tmp_path / "metrics.json").read_text())["seed"] == demo.metrics["seed"]
 
 
 def test_importing_the_module_imports_no_matplotlib():

@@ -192,6 +192,14 @@ class TestRefusals:
         with pytest.raises(ValueError, match="rope_theta needs an MMBERT model, got BertForMaskedLM"):
             make_trainer(tmp_path, model, tokenizer, AnnealingCallback(rope_theta=1e4)).train()
 
+    def test_checkpoint_of_another_vocabulary_size(self, tmp_path, tokenizer, tiny_config):
+        from mmbert_hf import MMBertConfig, MMBertForMaskedLM
+
+        sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+        model = MMBertForMaskedLM(MMBertConfig(vocab_size=len(tokenizer) - 10, **sizes))
+        with pytest.raises(ValueError, match=f"{len(tokenizer) - 10}.*{len(tokenizer)}"):
+            make_trainer(tmp_path, model, tokenizer, AnnealingCallback(0.3)).train()
+
     def test_tokens_that_nothing_counts(self, tmp_path, tiny_model, tokenizer):
         dataset = [{"input_ids": [30, 31]}] * 30
         callback = AnnealingCallback(0.3, unit="tokens", total_tokens=10)
