@@ -39,17 +39,17 @@ class DemoSettings:
     """
 
     seed: int = 1
-    steps: int = 700
+    steps: int = 640
     rows_per_step: int = 16
-    shares: tuple[float, float, float] = (0.5, 0.1, 0.4)
+    shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
     max_lengths: tuple[int, int, int] = (128, 256, 256)
     rope_thetas: tuple[float, float, float] = (10_000.0, 160_000.0, 160_000.0)
     vocab_size: int = 8192
     hidden_size: int = 128
     num_hidden_layers: int = 4
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     final_learning_rate: float = 0.02
-    warmup: float = 0.05
+    warmup: float = 0.06
     zipf_exponent: float = 1.0
     heldout_mask_ratio: float = 0.15
     max_languages: int | None = None
