@@ -12,7 +12,7 @@ def add_parser(verbs: Any) -> None:
         "demo",
         help="train, measure, publish and reload a small multilingual encoder, offline",
         description=(
-            "Train a small MMBERT on the Universal Declaration of Human Rights in some 440 languages through the three "
+            "Train a small MMBERT on the Universal Declaration of Human Rights in 430 languages through the three "
             "phases of the paper, measure it on held-out articles, publish it to a Hub on this machine, load it back "
             "with and without this package, and write report.html. Needs no network and no account. Stopped with "
             "Ctrl-C, the same command continues."

@@ -19,6 +19,7 @@ from typing import Any
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, TRAINING_ARTICLES, Declaration, load_udhr
 from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import ADDED_LANGUAGES, DemoSettings, declared_counts, demo_recipe, order_languages
+from mmbert_hf.languages import split_code
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,8 @@ def _collect(
         "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
         "corpus": {
             "name": "Universal Declaration of Human Rights",
-            "languages": len(languages),
+            "languages": len({split_code(code)[0] for code in languages}),
+            "texts": len(languages),  # some languages are here in two scripts
             "held_out_articles": list(HELD_OUT_ARTICLES),
         },
         "names": {code: corpus[code].name for code in languages},
