@@ -78,3 +78,5 @@ def test_one_version():
     from mmbert_hf import __version__
 
     assert version("mmbert-hf") == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {__version__} " in (ROOT / "CHANGELOG.md").read_text()

@@ -224,9 +224,21 @@ class LanguageMixture(torch.utils.data.Dataset):
         """Return the token ids of the language's piece number `visit`, each pass over the pieces in its own order."""
         pieces = self._pieces(language, max_length)
         epoch, position = divmod(visit, len(pieces))
-        order = np.random.default_rng([self.seed, language, max_length, epoch]).permutation(len(pieces))
-        document, start, stop = pieces[order[position]]
+        document, start, stop = pieces[self._order(language, max_length, epoch)[position]]
         return self.documents[self.languages[language]][document][start:stop]
+
+    def _order(self, language: int, max_length: int, epoch: int) -> np.ndarray:
+        """Return the order of the pieces in one pass; the latest of each language is kept."""
+        kept = self._order_cache.get((language, max_length))
+        if kept is None or kept[0] != epoch:
+            rng = np.random.default_rng([self.seed, language, max_length, epoch])
+            kept = epoch, rng.permutation(len(self._pieces(language, max_length)))
+            self._order_cache[language, max_length] = kept
+        return kept[1]
+
+    @cached_property
+    def _order_cache(self) -> dict[tuple[int, int], tuple[int, np.ndarray]]:
+        return {}
 
     @cached_property
     def _index(self) -> dict[str, int]:

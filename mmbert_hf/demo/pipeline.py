@@ -128,11 +128,11 @@ def run_demo(
     settings = settings or DemoSettings()
     folder = Path(output_dir)
     state = DemoState.open(folder, settings, overwrite=overwrite)
-    with _interruptible(folder), _progress_bars(progress):
-        return _run_stages(folder, settings, state)
+    with _interruptible(folder), _quiet_transformers():
+        return _run_stages(folder, settings, state, progress)
 
 
-def _run_stages(folder: Path, settings: DemoSettings, state: DemoState) -> dict[str, Any]:
+def _run_stages(folder: Path, settings: DemoSettings, state: DemoState, progress: bool) -> dict[str, Any]:
     # Imported here: by now the folder has been checked, and these take seconds.
     from mmbert_hf.demo import measuring, publishing, report, training
     from mmbert_hf.modeling import MMBertForMaskedLM
@@ -154,7 +154,7 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState) -> dict[
     def train(name: str, recipe: Any, branch_from: Path | None = None) -> dict[str, Any]:
         mixture = training.build_mixture(settings, recipe, documents, tokenizer, counts)
         _, phases, steps = training.train(
-            settings, recipe, mixture, tokenizer, folder / name, branch_from=branch_from, label=name
+            settings, recipe, mixture, tokenizer, folder / name, branch_from=branch_from, label=name, progress=progress
         )
         return {"phases": phases, "log": steps}
 
@@ -239,21 +239,15 @@ def _interruptible(folder: Path) -> Any:
 
 
 @contextmanager
-def _progress_bars(shown: bool) -> Any:
-    """Silence what transformers prints while loading, and all bars if they are not wanted."""
+def _quiet_transformers() -> Any:
+    """Silence what transformers prints while it loads and saves: the demo has a bar and log lines of its own."""
     from transformers.utils import logging as transformers_logging
 
     previous = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    saved = os.environ.get("TQDM_DISABLE")
-    if not shown:
-        os.environ["TQDM_DISABLE"] = "1"
     try:
         yield
     finally:
         transformers_logging.set_verbosity(previous)
         transformers_logging.enable_progress_bar()
-        os.environ.pop("TQDM_DISABLE", None)
-        if saved is not None:
-            os.environ["TQDM_DISABLE"] = saved

@@ -103,7 +103,10 @@ class StopOnInterrupt(TrainerCallback):
 class PhaseLog(TrainerCallback):
     """A progress bar over the run and one log line per phase; keeps each phase's first and last losses."""
 
-    def __init__(self, settings: DemoSettings, recipe: Recipe, mixture: LanguageMixture, label: str) -> None:
+    def __init__(
+        self, settings: DemoSettings, recipe: Recipe, mixture: LanguageMixture, label: str, *, bar: bool = True
+    ) -> None:
+        self.shows_bar = bar
         self.recipe, self.mixture, self.label = recipe, mixture, label
         self.rows_per_step = settings.rows_per_step
         self.first_steps = [*recipe.first_steps(settings.steps), settings.steps]
@@ -111,6 +114,8 @@ class PhaseLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar where the run starts or resumes."""
+        if not self.shows_bar:
+            return
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=1.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -179,6 +184,7 @@ def train(
     *,
     branch_from: Path | None = None,
     label: str = "train",
+    progress: bool = True,
 ) -> tuple[MMBertForMaskedLM, list[dict[str, Any]], list[dict[str, Any]]]:
     """Train through the recipe, or continue a run whose checkpoints are in `folder`.
 
@@ -190,6 +196,7 @@ def train(
         folder: For checkpoints; the last one in it is resumed.
         branch_from: A checkpoint to start from when `folder` has none: the control.
         label: For the progress bar and the log.
+        progress: Show the bar.
 
     Returns:
         The trained model, the records of the phases, and the log of every step.
@@ -200,7 +207,7 @@ def train(
     model = build_model(settings, tokenizer)
     optimizer, scheduler = _build_optimizer(model, settings)
     annealing = AnnealingCallback(recipe.mask_ratio, recipe.language_temperature, rope_theta=recipe.rope_theta)
-    log, stop = PhaseLog(settings, recipe, mixture, label), StopOnInterrupt()
+    log, stop = PhaseLog(settings, recipe, mixture, label, bar=progress), StopOnInterrupt()
     args = TrainingArguments(
         str(folder),
         max_steps=settings.steps,

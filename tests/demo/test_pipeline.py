@@ -1,5 +1,6 @@
 """The demo end to end on a few languages, its refusals, and Ctrl-C at the real command."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -109,6 +110,13 @@ class TestFolder:
         fresh = DemoState.open(tmp_path, TINY)
         assert fresh.results == {}
         assert not (tmp_path / "report.html").exists()
+
+
+def test_quiet_says_nothing(tmp_path, capfd):
+    settings = dataclasses.replace(TINY, steps=5, vocab_size=600)
+    run_demo(tmp_path, settings, progress=False)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
 
 
 def test_ctrl_c_leaves_a_folder_that_continues_to_the_same_result(tmp_path):
