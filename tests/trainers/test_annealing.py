@@ -82,6 +82,7 @@ def test_every_batch_has_the_ratio_and_temperature_of_its_step(tmp_path, tiny_mo
     mixture = trainer.train_dataset
     assert mixture.samples_per_language(0, STEPS * ROWS // 2) == {"eng": STEPS * ROWS // 2, "fao": 0}
     assert mixture.samples_per_language(STEPS * ROWS // 2)["fao"] >= 2
+    assert [mixture[i]["progress"] for i in range(STEPS * ROWS)] == [i // ROWS / STEPS for i in range(STEPS * ROWS)]
 
 
 def test_values_are_logged_with_the_loss_they_made(tmp_path, tiny_model, tokenizer):
