@@ -48,7 +48,7 @@ def test_what_is_published_loads_with_and_without_the_package(demo):
     hub = metrics["hub"]
     assert hub["reload_with_package_max_abs_diff"] < 1e-5
     assert hub["reload_without_package_max_abs_diff"] < 1e-5
-    assert hub["reload_with_package_class"].startswith("mmbert_hf.")
+    assert hub["reload_with_package_class"] == "mmbert_hf.conversion.ModernBertForMaskedLM, an MMBertForMaskedLM"
     assert hub["reload_without_package_class"].startswith("transformers.models.modernbert.")
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= {
         file["name"] for file in hub["files"]
