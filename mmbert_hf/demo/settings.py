@@ -36,6 +36,9 @@ class DemoSettings:
         zipf_exponent: Of the declared resource skew.
         heldout_mask_ratio: For measuring.
         max_languages: Cut the corpus to this many languages, for a quick look; None is all.
+
+    Raises:
+        ValueError: A size that no run can have.
     """
 
     seed: int = 1
@@ -53,6 +56,19 @@ class DemoSettings:
     zipf_exponent: float = 1.0
     heldout_mask_ratio: float = 0.15
     max_languages: int | None = None
+
+    def __post_init__(self) -> None:
+        least = {
+            "seed": 0,
+            "steps": 5,
+            "rows_per_step": 1,
+            "vocab_size": 500,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+        }
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON types."""

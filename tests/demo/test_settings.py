@@ -64,3 +64,9 @@ def test_settings_survive_json():
 
     settings = DemoSettings(seed=3, max_lengths=(64, 96, 128))
     assert DemoSettings.from_dict(json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", -5), ("seed", -1), ("rows_per_step", 0), ("hidden_size", 8)])
+def test_sizes_that_no_run_can_have_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least .*, got {value}"):
+        DemoSettings(**{name: value})
