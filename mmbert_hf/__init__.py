@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmbert_hf.configuration import MMBertConfig
     from mmbert_hf.conversion import export_modernbert, from_modernbert
     from mmbert_hf.data.mixture import LanguageMixture
-    from mmbert_hf.data.udhr import load_udhr
+    from mmbert_hf.data.udhr import load_udhr, read_corpus
     from mmbert_hf.languages import sampling_probabilities
     from mmbert_hf.masking import MaskingCollator
     from mmbert_hf.modeling import (
@@ -51,6 +51,7 @@ _HOME = {
     "export_modernbert": "mmbert_hf.conversion",
     "from_modernbert": "mmbert_hf.conversion",
     "load_udhr": "mmbert_hf.data.udhr",
+    "read_corpus": "mmbert_hf.data.udhr",
     "sampling_probabilities": "mmbert_hf.languages",
 }
 
@@ -71,6 +72,7 @@ __all__ = [
     "export_modernbert",
     "from_modernbert",
     "load_udhr",
+    "read_corpus",
     "register",
     "sampling_probabilities",
 ]

@@ -15,6 +15,7 @@ Design decisions:
 
 import json
 import logging
+import os
 import shutil
 import uuid
 from fnmatch import fnmatch
@@ -311,11 +312,20 @@ def _write(model: PreTrainedModel, values: dict[str, Any], tokenizer: Any, folde
         if tokenizer is not None:
             save = getattr(tokenizer, "save_portable", tokenizer.save_pretrained)
             save(folder)
+        _share(folder)
     except Exception as error:
         # tokenizers reports a failed write as a bare Exception, safetensors as an error of its own.
         if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
             raise
         raise OSError(f"could not write the export beside its destination, which was not touched: {error}") from error
+
+
+def _share(folder: Path) -> None:
+    """Give every file the mode of a new file: safetensors writes for its owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~umask)
 
 
 def _move_into_place(staging: Path, destination: Path, *, replaces_tokenizer: bool) -> None:

@@ -224,7 +224,7 @@ def sampling_probabilities(
 
 def _check_temperature(temperature: float) -> None:
     """Refuses a temperature out of range (NaN is)."""
-    if not 0.0 <= temperature <= 1.0:
+    if not isinstance(temperature, Real) or not 0.0 <= float(temperature) <= 1.0:
         raise ValueError(f"temperature must be in [0, 1] (0 uniform, 1 proportional to the counts), got {temperature}")
 
 

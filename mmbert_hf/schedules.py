@@ -70,6 +70,8 @@ class Constant:
 class Linear:
     """From `start` at progress 0 to `end` at progress 1 in a straight line.
 
+    A step has the value at its start, so the last of n steps has the one at ``(n - 1) / n``.
+
     >>> Linear(0.30, 0.05).at(0.5)
     0.175
     """
@@ -290,6 +292,9 @@ def as_schedule(value: Any) -> Schedule:
 
 def check_fraction_schedule(name: str, schedule: Schedule) -> Schedule:
     """Return `schedule` if it stays in [0, 1] at the start, in the middle and at the end, or raise a ValueError."""
+    if isinstance(schedule, Constant):
+        check_fraction(name, schedule.value)
+        return schedule
     for progress in (0.0, 0.5, 1.0):
         check_fraction(f"{name} at progress {progress}", schedule.at(progress))
     return schedule

@@ -57,7 +57,7 @@ def test_ratio_zero_and_one():
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])
 def test_ratio_out_of_range_names_the_value(tokenizer, ratio):
-    with pytest.raises(ValueError, match=f"mask_ratio.*got {ratio}"):
+    with pytest.raises(ValueError, match=f"^mask_ratio must be .*got {ratio}"):
         MaskingCollator(tokenizer, ratio)
     with pytest.raises(ValueError, match=f"mask_ratio.*got {ratio}"):
         mask_tokens(torch.tensor([7]), torch.tensor([True]), ratio, 4, torch.tensor([7]))

@@ -60,6 +60,9 @@ def cut(length: int, max_piece: int) -> list[tuple[int, int]]:
 class LanguageMixture(torch.utils.data.Dataset):
     """Rows of many languages in training order, for `Trainer(train_dataset=...)`.
 
+    The order matters: set ``TrainingArguments(train_sampling_strategy="sequential")``. `AnnealingCallback` refuses a
+    loader that shuffles; without it nothing else does.
+
     Args:
         documents: Per language (ISO 639-3, optionally with a script; `code` for program code) a sequence of documents,
             each a text or a sequence of token ids without special tokens.
@@ -98,8 +101,14 @@ class LanguageMixture(torch.utils.data.Dataset):
     ) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-        if not documents:
-            raise ValueError("documents is empty; give at least one language, as {'fao': ['text', ...]}")
+        if not isinstance(documents, Mapping) or not documents:
+            raise ValueError(
+                f"documents must be like {{'fao': ['text', ...]}}, one language at least; got {documents!r:.80}"
+            )
+        if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"rows are <bos> text <eos>, but {type(tokenizer).__name__} has no bos_token or no eos_token"
+            )
         self.documents = {code: _tokenise(code, texts, tokenizer) for code, texts in documents.items()}
         self.languages = list(self.documents)
         self.counts = _complete_counts(self.documents, counts)
@@ -262,6 +271,11 @@ class LanguageMixture(torch.utils.data.Dataset):
 def _tokenise(language: str, documents: Sequence[Any], tokenizer: Any) -> list[np.ndarray]:
     """Return the documents as int32 token ids without special tokens; an empty one is an error."""
     get_language(language)
+    if isinstance(documents, str) or not hasattr(documents, "__len__"):
+        raise TypeError(
+            f"the documents of {language!r} must be a sequence of texts, got {type(documents).__name__}; "
+            "write ['one text'] for a single one, and list(...) around an iterator"
+        )
     if len(documents) == 0:
         raise ValueError(f"language {language!r} has no documents; leave it out or give it some text")
     texts = [document for document in documents if isinstance(document, str)]

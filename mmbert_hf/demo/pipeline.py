@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, TRAINING_ARTICLES, Declaration, load_udhr
 from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import ADDED_LANGUAGES, DemoSettings, declared_counts, demo_recipe, order_languages
-from mmbert_hf.languages import split_code
+from mmbert_hf.demo.verdicts import verdicts
+from mmbert_hf.languages import get_language, split_code
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +37,26 @@ class DemoState:
 
     @classmethod
     def open(cls, folder: Path, settings: DemoSettings, *, overwrite: bool = False) -> "DemoState":
-        """Return the state of `folder`: that of an unfinished demo with the same settings, or a new one.
+        """Return the state of `folder`: that of a demo with the same settings, finished or not, or a new one.
 
         Raises:
             FileExistsError: The folder holds something that no demo wrote, or a demo with other settings, and
-                `overwrite` is False. With it, the demo writes beside what is there and deletes only its own files.
+                `overwrite` is False. With it, the demo starts anew, writes beside what is there and deletes only files
+                of a demo.
         """
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file; give another --output-dir")
         previous = cls._read(folder)
-        if previous is not None and previous.settings == settings and "report" not in previous.results:
-            done = ", ".join(previous.results) or "nothing"
-            logger.info("continuing the demo in %s (already done: %s)", folder, done)
+        if previous is not None and previous.settings == settings and not (previous.is_finished and overwrite):
+            if not previous.is_finished:
+                done = ", ".join(previous.results) or "nothing"
+                logger.info("continuing the demo in %s (stages already done: %s)", folder, done)
             return previous
         if previous is not None and previous.settings != settings and not overwrite:
             raise FileExistsError(
                 f"{folder} holds a demo with other settings; give another --output-dir, or --overwrite to replace it"
             )
-        if previous is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+        if previous is None and folder.exists() and any(folder.iterdir()) and not overwrite:
             raise FileExistsError(
                 f"{folder} exists and holds something else than a demo; give another --output-dir, "
                 "or --overwrite to write there all the same"
@@ -96,6 +102,11 @@ class DemoState:
         return self.results[name]["result"]
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the last stage is done."""
+        return "report" in self.results
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Seconds of each finished stage. A resumed training stage counts from its last resume."""
         return {name: round(record["seconds"], 1) for name, record in self.results.items()}
@@ -111,7 +122,7 @@ def run_demo(
     """Train, measure, publish, reload and report, in `output_dir`.
 
     Args:
-        output_dir: Created if missing; a stopped demo in it is continued.
+        output_dir: Created if missing; a stopped demo in it is continued, a finished one is left as it is.
         settings: Sizes, phases and seed.
         overwrite: Write into a folder that holds something else. Only files of a demo are ever deleted.
         progress: Show progress bars.
@@ -128,6 +139,9 @@ def run_demo(
     settings = settings or DemoSettings()
     folder = Path(output_dir)
     state = DemoState.open(folder, settings, overwrite=overwrite)
+    if state.is_finished:
+        logger.info("the demo in %s is finished: %s (--overwrite runs it anew)", folder, folder / "report.html")
+        return json.loads((folder / "metrics.json").read_text())
     with _interruptible(folder), _quiet_transformers():
         return _run_stages(folder, settings, state, progress)
 
@@ -172,8 +186,12 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState, progress
         "publish", lambda: publishing.publish_and_reload(folder, model, tokenizer, corpus, languages, facts)
     )
     metrics = {**facts, "hub": hub, "stages": state.seconds, "seconds": round(sum(state.seconds.values()), 1)}
+    metrics["checks"] = [asdict(verdict) for verdict in verdicts(metrics)]
     histories = {"run": run["log"], "control": control["log"]}
     state.stage("report", lambda: report.write_report(folder, metrics, histories, recipe))
+    for check in metrics["checks"]:
+        if check["holds"] is not None:
+            logger.info("%s: %s", "yes" if check["holds"] else "NO", check["title"])
     logger.info("report: %s", folder / "report.html")
     return metrics
 
@@ -216,13 +234,19 @@ def _collect(
             "texts": len(languages),  # some languages are here in two scripts
             "held_out_articles": list(HELD_OUT_ARTICLES),
         },
-        "names": {code: corpus[code].name for code in languages},
+        "names": {code: _name(code) for code in languages},
         "added_languages": list(ADDED_LANGUAGES),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "phases": run["phases"],
         "control_phases": control["phases"][-1:],
         **measured,
     }
+
+
+def _name(code: str) -> str:
+    """Return a language's English name, with its script where the corpus has it in several."""
+    language = get_language(code)
+    return f"{language.name} ({language.script})" if language.script else language.name
 
 
 @contextmanager
@@ -234,7 +258,7 @@ def _interruptible(folder: Path) -> Any:
         yield
     except (KeyboardInterrupt, Interrupted) as stop:
         raise KeyboardInterrupt(
-            f"{stop or 'stopped'}; what is done is kept. To continue: mmbert demo --output-dir {folder}"
+            f"{stop or 'stopped'}; what is done is kept in {folder}. To continue, give the same command again"
         ) from None
 
 

@@ -29,6 +29,7 @@ PLOTS_FOLDER = "plots"
 CHECKPOINTS = ("before_decay", "after_decay", "after_control")
 # Top-level order of metrics.json: how it was made, then what came out. Other keys follow alphabetically.
 KEY_ORDER = (
+    "checks",
     *("seed", "seconds", "stages", "settings", "versions", "machine", "corpus", "parameters", "added_languages"),
     *("phases", "control_phases", "hub", "bitext", "heldout_mean", "heldout", "names"),
 )

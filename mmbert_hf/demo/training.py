@@ -74,15 +74,15 @@ class SaveAt(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """On Ctrl-C, finish the step, save a checkpoint and stop; a second Ctrl-C stops at once."""
+    """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop; the second time stop at once."""
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take over Ctrl-C."""
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        """Take over the signals."""
+        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop if asked to."""
@@ -90,12 +90,12 @@ class StopOnInterrupt(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give Ctrl-C back."""
-        signal.signal(signal.SIGINT, self._previous)
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
-            signal.signal(signal.SIGINT, self._previous)
             raise KeyboardInterrupt
         self.interrupted = True
 
@@ -230,7 +230,10 @@ def train(
     )
     trainer.remove_callback(ProgressCallback)  # PhaseLog has the bar, without a line of numbers per step
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder) or branch_from)
+    last = _last_complete_checkpoint(folder)
+    if last is not None:
+        logger.info("%s: continuing behind step %s of %d", label, last.name.rpartition("-")[2], settings.steps)
+    trainer.train(resume_from_checkpoint=last or branch_from)
     if stop.interrupted:
         raise Interrupted(f"stopped after step {trainer.state.global_step} of {settings.steps}")
     return model, log.summary(trainer.state.log_history), trainer.state.log_history

@@ -136,16 +136,27 @@ def test_bad_settings_are_refused_before_work_starts(tokenizer, changes, message
 @pytest.mark.parametrize(
     ("documents", "error", "message"),
     [
-        ({}, ValueError, "documents is empty"),
+        ({}, ValueError, "one language at least; got {}"),
         ({"fao": []}, ValueError, "'fao' has no documents"),
         ({"fao": [[]]}, ValueError, "document 0 of language 'fao' is empty"),
         ({"fao": ["text", [5, 6]]}, TypeError, "mixes texts and token ids"),
         ({"faroese": ["text"]}, ValueError, "faroese"),
+        ({"fao": "one text"}, TypeError, r"must be a sequence of texts, got str; write \['one text'\]"),
+        ({"fao": iter(["text"])}, TypeError, "list"),
+        (["text"], ValueError, r"documents must be like \{'fao'"),
     ],
 )
 def test_bad_documents_are_refused(tokenizer, documents, error, message):
     with pytest.raises(error, match=message):
         LanguageMixture(documents, tokenizer, num_samples=1)
+
+
+def test_columns_of_a_data_set_are_documents(tokenizer, sentences):
+    from datasets import Dataset
+
+    column = Dataset.from_dict({"text": sentences["fao"]})["text"]
+    mixture = LanguageMixture({"fao": column}, tokenizer, num_samples=2, max_length=128)
+    assert {len(mixture[i]["input_ids"]) for i in range(2)} == {len(tokenizer(text)["input_ids"]) for text in column}
 
 
 def test_bind_refuses_two_units(tokenizer):

@@ -74,7 +74,24 @@ def test_report_and_plots_are_written(demo):
     assert list((folder / "plots").glob("*.png"))
 
 
-def test_a_finished_demo_starts_over_and_gives_the_same_numbers(demo, tmp_path):
+def test_a_finished_demo_is_left_as_it_is_unless_asked(demo, caplog):
+    folder, metrics = demo
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with caplog.at_level("INFO", logger="mmbert_hf"):
+        again = run_demo(folder, TINY, progress=False)
+    assert again == json.loads(json.dumps(metrics))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    assert "is finished" in caplog.text
+    assert "--overwrite" in caplog.text
+
+
+def test_the_checks_are_in_the_metrics(demo):
+    _, metrics = demo
+    assert {"The published model loads back with the same logits"} <= {check["title"] for check in metrics["checks"]}
+    assert all(check["holds"] in (True, False, None) for check in metrics["checks"])
+
+
+def test_a_demo_run_anew_gives_the_same_numbers(demo, tmp_path):
     _, metrics = demo
     again = run_demo(tmp_path / "again", TINY, progress=False)
     assert again["heldout"] == metrics["heldout"]
@@ -92,8 +109,8 @@ class TestFolder:
 
     def test_a_file_is_refused(self, tmp_path):
         (tmp_path / "out").write_text("mine")
-        with pytest.raises(FileExistsError, match="holds something else"):
-            DemoState.open(tmp_path / "out", TINY)
+        with pytest.raises(FileExistsError, match="is a file"):
+            DemoState.open(tmp_path / "out", TINY, overwrite=True)
 
     def test_another_demo_is_refused(self, tmp_path):
         DemoState.open(tmp_path, TINY)
@@ -107,7 +124,9 @@ class TestFolder:
         assert again.stage("run", lambda: pytest.fail("done before")) == "result"
         again.stage("report", lambda: None)
         (tmp_path / "report.html").write_text("old")
-        fresh = DemoState.open(tmp_path, TINY)
+        assert DemoState.open(tmp_path, TINY).is_finished
+        assert (tmp_path / "report.html").exists()
+        fresh = DemoState.open(tmp_path, TINY, overwrite=True)
         assert fresh.results == {}
         assert not (tmp_path / "report.html").exists()
 
@@ -130,7 +149,7 @@ def test_ctrl_c_leaves_a_folder_that_continues_to_the_same_result(tmp_path):
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130, rest
-    assert f"To continue: mmbert demo --output-dir {stopped}" in rest
+    assert f"what is done is kept in {stopped}. To continue, give the same command again" in rest
     assert "Traceback" not in rest
     checkpoints = sorted((stopped / "run").glob("checkpoint-*"))
     assert len(checkpoints) == 1
@@ -139,6 +158,7 @@ def test_ctrl_c_leaves_a_folder_that_continues_to_the_same_result(tmp_path):
     again = subprocess.run([*command, str(stopped)], capture_output=True, text=True, env=environment)
     assert again.returncode == 0, again.stderr
     assert f"continuing the demo in {stopped}" in again.stderr
+    assert f"run: continuing behind step {checkpoints[0].name.rpartition('-')[2]} of 40" in again.stderr
     straight = subprocess.run([*command, str(tmp_path / "straight")], capture_output=True, text=True, env=environment)
     assert straight.returncode == 0, straight.stderr
     resumed, expected = (
