@@ -115,6 +115,13 @@ def test_exports_of_every_task_load_in_plain_transformers(tmp_path):
         assert values.abs().max() > 0.1
 
 
+def test_exported_files_have_the_mode_of_a_new_file(tmp_path):
+    export_modernbert(make(), tmp_path / "export")
+    (tmp_path / "new").touch()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "export").iterdir()}
+    assert set(modes.values()) == {(tmp_path / "new").stat().st_mode}, modes
+
+
 def test_the_exported_configuration_has_both_spellings(tmp_path):
     folder = export_modernbert(make().to(torch.bfloat16), tmp_path / "new" / "model")
     values = json.loads((folder / "config.json").read_text())

@@ -167,7 +167,7 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState, progress
 
     def train(name: str, recipe: Any, branch_from: Path | None = None) -> dict[str, Any]:
         mixture = training.build_mixture(settings, recipe, documents, tokenizer, counts)
-        _, phases, steps = training.train(
+        phases, steps = training.train(
             settings, recipe, mixture, tokenizer, folder / name, branch_from=branch_from, label=name, progress=progress
         )
         return {"phases": phases, "log": steps}

@@ -7,6 +7,9 @@ learning rates, seed and number of rows; only the two added languages are missin
 
 import logging
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -78,21 +81,24 @@ class StopOnInterrupt(TrainerCallback):
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._previous: dict[int, Any] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take over the signals."""
-        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over the signals, and give them back however the training ends. Only the main thread gets signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop if asked to."""
         if self.interrupted:
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
@@ -185,7 +191,7 @@ def train(
     branch_from: Path | None = None,
     label: str = "train",
     progress: bool = True,
-) -> tuple[MMBertForMaskedLM, list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Train through the recipe, or continue a run whose checkpoints are in `folder`.
 
     Args:
@@ -199,7 +205,7 @@ def train(
         progress: Show the bar.
 
     Returns:
-        The trained model, the records of the phases, and the log of every step.
+        The records of the phases, and the log of every step. The model is in the last checkpoint.
 
     Raises:
         Interrupted: After Ctrl-C; a checkpoint was saved, and the same call continues.
@@ -217,8 +223,8 @@ def train(
         save_strategy="no",  # SaveAt and StopOnInterrupt say when
         report_to="none",
         seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=True,  # minutes on two cores, and the same numbers on a machine with any number of GPUs
+        dataloader_pin_memory=False,
     )
     trainer = Trainer(
         model,
@@ -233,10 +239,11 @@ def train(
     last = _last_complete_checkpoint(folder)
     if last is not None:
         logger.info("%s: continuing behind step %s of %d", label, last.name.rpartition("-")[2], settings.steps)
-    trainer.train(resume_from_checkpoint=last or branch_from)
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=last or branch_from)
     if stop.interrupted:
         raise Interrupted(f"stopped after step {trainer.state.global_step} of {settings.steps}")
-    return model, log.summary(trainer.state.log_history), trainer.state.log_history
+    return log.summary(trainer.state.log_history), trainer.state.log_history
 
 
 def _build_optimizer(model: torch.nn.Module, settings: DemoSettings) -> tuple[Any, Any]:
