@@ -13,17 +13,37 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import ModernBertConfig, PreTrainedModel
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from mmbert_hf.attention import LayerMask, MMBertAttention, attention_masks
+from mmbert_hf.attention import (
+    Documents,
+    LayerMask,
+    MMBertAttention,
+    PackedRows,
+    PaddedRows,
+    attention_masks,
+    choose_kernel,
+    document_ids,
+    find_documents,
+    runs_packed,
+)
+from mmbert_hf.attention.documents import check_cu_seq_lens, positions_within
+from mmbert_hf.attention.packed import BLOCK_LOCAL
 from mmbert_hf.configuration import MMBertConfig, check_architecture, set_rope_theta
-from mmbert_hf.initialization import initialize, linear
+from mmbert_hf.feed_forward import MMBertMLP
+from mmbert_hf.initialization import initialize
 from mmbert_hf.rotary import MMBertRotaryEmbedding
+from mmbert_hf.shortcuts import is_traced
 
 __all__ = ["MMBertModel", "MMBertPreTrainedModel"]
+
+logger = logging.get_logger(__name__)
+
+CAPTURED = ("output_hidden_states", "output_attentions")
 
 
 class MMBertEmbeddings(nn.Module):
@@ -42,22 +62,6 @@ class MMBertEmbeddings(nn.Module):
         return self.drop(self.norm(embedded))
 
 
-class MMBertMLP(nn.Module):
-    """Gated feed-forward block, Wo(gelu(x) * gate) (GeGLU, arXiv 2002.05202)."""
-
-    def __init__(self, config: ModernBertConfig) -> None:
-        super().__init__()
-        self.Wi = linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias, role="input")
-        self.act = ACT2FN[config.hidden_activation]
-        self.drop = nn.Dropout(config.mlp_dropout)
-        self.Wo = linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias, role="output")
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Transform each token of `hidden_states` [B, L, E]; same shape."""
-        values, gate = self.Wi(hidden_states).chunk(2, dim=-1)
-        return self.Wo(self.drop(self.act(values) * gate))
-
-
 class MMBertEncoderLayer(GradientCheckpointingLayer):
     """One pre-norm block. The first has no norm before its attention: the embeddings are normalised already."""
 
@@ -70,15 +74,9 @@ class MMBertEncoderLayer(GradientCheckpointingLayer):
         self.mlp_norm = nn.LayerNorm(config.hidden_size, **norm)
         self.mlp = MMBertMLP(config)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: LayerMask,
-        rotation: tuple[torch.Tensor, torch.Tensor],
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """Add attention and feed-forward outputs to the residual stream [B, L, E]."""
-        attended, _ = self.attn(self.attn_norm(hidden_states), attention_mask, rotation, **kwargs)
+    def forward(self, hidden_states: torch.Tensor, rows: PaddedRows | PackedRows) -> torch.Tensor:
+        """Add attention and feed-forward outputs to the residual stream, [T, E] or [B, L, E]."""
+        attended, _ = self.attn(self.attn_norm(hidden_states), rows)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
@@ -182,44 +180,132 @@ class MMBertModel(MMBertPreTrainedModel):
         """Replace the token embeddings."""
         self.embeddings.tok_embeddings = value
 
-    @capture_outputs
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | Mapping[str, LayerMask] | None = None,
+        attention_mask: Any = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        cu_seq_lens_q: torch.Tensor | None = None,
+        max_length_q: int | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Encode a batch.
+        """Encode a batch, padded anywhere or packed.
 
         Args:
             input_ids: Token ids [B, L], int64.
             attention_mask: [B, L], nonzero at real tokens; other forms as in `attention_masks`.
-            position_ids: [B or 1, L], int64; 0..L-1 if None. They turn the rotation only: the window of the local
-                layers counts places in the row.
+            position_ids: [B or 1, L], int64; 0..L-1 if None. They turn the rotation: the window of the local layers
+                counts places in the row. A position 0 after the first token of a row opens a new document, and
+                documents do not see each other.
             inputs_embeds: Embeddings [B, L, E] in place of `input_ids`.
+            cu_seq_lens_q: Documents of one packed row, [documents + 1], int32, from 0 to L, as transformers'
+                ``DataCollatorWithFlattening`` gives them. Then B is 1, and positions count within documents.
+            max_length_q: Length of the longest of them; saves reading it from the device.
             **kwargs: ``output_hidden_states``, ``output_attentions`` (with eager attention), ``return_dict``; the rest
                 goes to the attention implementation.
 
         Returns:
-            ``last_hidden_state`` [B, L, E], and what was asked for.
+            ``last_hidden_state`` [B, L, E], and what was asked for. Zeros at padding, except on the padded path.
 
         Raises:
-            ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, or a mask has a wrong shape.
+            ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, or a mask or `cu_seq_lens_q` do
+                not fit it.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "neither" if input_ids is None else "both"
+        inputs = inputs_embeds if input_ids is None else input_ids
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
+            given = "neither" if inputs is None else "both"
             raise ValueError(f"got {given} of input_ids and inputs_embeds; pass exactly one of them")
-        hidden_states = self.embeddings(input_ids, inputs_embeds)
-        if position_ids is None:
-            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
-        masks = attention_masks(self.config, hidden_states, attention_mask)
-        rotations = {
-            layer_type: self.rotary_emb(position_ids, layer_type, hidden_states.dtype)
-            for layer_type in self.rotary_emb.layer_types
-        }
+        captured = {name: kwargs.pop(name) for name in CAPTURED if name in kwargs}
+        options = {name: value for name, value in kwargs.items() if name not in ("cu_seq_lens_k", "max_length_k")}
+        if not self._can_pack(inputs, attention_mask, captured):
+            embedded = self.embeddings(input_ids, inputs_embeds)
+            padded = self._padded_rows(embedded, attention_mask, position_ids, cu_seq_lens_q, options | captured)
+            return self._run_layers(embedded, padded, **captured, return_dict=True)
+
+        if attention_mask is not None and attention_mask.shape != inputs.shape[:2]:
+            raise ValueError(
+                f"attention_mask is {tuple(attention_mask.shape)} and the input {tuple(inputs.shape[:2])} "
+                "(batch, length); they must be the same"
+            )
+        documents = find_documents(
+            tuple(inputs.shape[:2]),
+            device=inputs.device,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cu_seq_lens=cu_seq_lens_q,
+            max_length=None if max_length_q is None else int(max_length_q),
+            sort=self.config._attn_implementation in ("sdpa", BLOCK_LOCAL),
+        )
+        tokens = documents.unpad(inputs)
+        embedded = self.embeddings(*((tokens, None) if inputs_embeds is None else (None, tokens)))
+        packed = self._packed_rows(embedded, documents, options)
+        outputs = self._run_layers(embedded, packed, **captured, return_dict=True)
+        return _padded(outputs, documents)
+
+    @capture_outputs
+    def _run_layers(self, hidden_states: torch.Tensor, rows: PaddedRows | PackedRows, **_: Any) -> BaseModelOutput:
         for layer in self.layers:
-            kind = layer.attention_type
-            hidden_states = layer(hidden_states, masks[kind], rotations[kind], **kwargs)
+            hidden_states = layer(hidden_states, rows)
         return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
+
+    def _can_pack(self, inputs: torch.Tensor, attention_mask: Any, captured: Mapping[str, Any]) -> bool:
+        """Whether this call can run on real tokens alone, without dense masks on padded rows."""
+        if attention_mask is not None and (isinstance(attention_mask, Mapping) or attention_mask.ndim != 2):
+            logger.warning_once(
+                "a mask of token pairs was given: the batch runs padded, with all scores of its local layers, which is "
+                "slower; pass [batch, length], or packed rows with cu_seq_lens_q or position_ids that restart"
+            )
+            return False
+        wants_weights = captured.get("output_attentions", self.config.output_attentions)
+        return not wants_weights and runs_packed(self.config._attn_implementation) and not is_traced(inputs)
+
+    def _padded_rows(
+        self,
+        embedded: torch.Tensor,
+        attention_mask: torch.Tensor | Mapping[str, LayerMask] | None,
+        position_ids: torch.Tensor | None,
+        cu_seq_lens: torch.Tensor | None,
+        options: Mapping[str, Any],
+    ) -> PaddedRows:
+        shape = tuple(embedded.shape[:2])
+        if cu_seq_lens is not None:
+            check_cu_seq_lens(cu_seq_lens, shape)
+        is_token_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+        ids = document_ids(shape, position_ids, cu_seq_lens, attention_mask if is_token_mask else None)
+        if ids is not None and not is_traced(embedded) and bool((ids == ids[:, :1]).all()):
+            ids = None  # positions that never restart: one document a row
+        masks = attention_masks(self.config, embedded, attention_mask, ids)
+        if position_ids is None and cu_seq_lens is not None:
+            position_ids = positions_within(cu_seq_lens, shape[1])
+        elif position_ids is None:
+            position_ids = torch.arange(shape[1], device=embedded.device)[None]
+        return PaddedRows(masks, self._rotations(position_ids, embedded.dtype), options)
+
+    def _packed_rows(self, embedded: torch.Tensor, documents: Documents, options: Mapping[str, Any]) -> PackedRows:
+        device, dtype = embedded.device, embedded.dtype
+        rotations = self._rotations(documents.positions, dtype)
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        kernel = choose_kernel(self.config, device, dtype, documents, dropout=dropout)
+        return PackedRows(documents, kernel, rotations, options)
+
+    def _rotations(
+        self, position_ids: torch.Tensor, dtype: torch.dtype
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        precision = torch.promote_types(dtype, torch.float32)
+        return {kind: self.rotary_emb(position_ids, kind, precision) for kind in self.rotary_emb.layer_types}
+
+
+def _padded(outputs: BaseModelOutput, documents: Documents) -> BaseModelOutput:
+    """Put what was captured on packed tokens back to the places of the padded batch."""
+    last = documents.pad(outputs.last_hidden_state)
+    hidden_states = outputs.hidden_states
+    if hidden_states is not None:
+        hidden_states = tuple(
+            last if state is outputs.last_hidden_state else None if state is None else documents.pad(state)
+            for state in hidden_states
+        )
+    return BaseModelOutput(last_hidden_state=last, hidden_states=hidden_states, attentions=outputs.attentions)

@@ -1,7 +1,8 @@
 """The prediction head that every task shares, and the masked language model.
 
 In training, the masked-LM head sees the labelled tokens alone: 30 % or fewer of them matter and each costs a row of
-256000 logits. ``logits`` is None then. In eval mode, or without labels, all logits are there.
+256000 logits. Those come in chunks (`mmbert_hf.linear_cross_entropy`), and ``logits`` is None. In eval mode, or without
+labels, all logits are there.
 
 Shape legend: B batch, L length in tokens, E hidden size, N labelled tokens, V vocabulary.
 """
@@ -17,7 +18,14 @@ from transformers.utils.generic import can_return_tuple
 
 from mmbert_hf.encoder import MMBertModel, MMBertPreTrainedModel
 from mmbert_hf.initialization import linear
-from mmbert_hf.losses import IGNORE_INDEX, ItemCount, labelled_rows, mean_cross_entropy
+from mmbert_hf.losses import (
+    IGNORE_INDEX,
+    ItemCount,
+    labelled_rows,
+    mean_cross_entropy,
+    mean_linear_cross_entropy,
+)
+from mmbert_hf.shortcuts import is_plain_linear, is_traced
 
 __all__ = ["MMBertForMaskedLM", "MMBertTaskModel"]
 
@@ -126,13 +134,28 @@ class MMBertForMaskedLM(MMBertTaskModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        if labels is not None and (self.training or self.config.sparse_prediction):
-            hidden_states, labels = labelled_rows(hidden_states, labels)
-        logits = self.decoder(self.head(hidden_states))
+        loss, logits = self._predict(outputs.last_hidden_state, labels, num_items_in_batch)
         return MaskedLMOutput(
-            loss=None if labels is None else mean_cross_entropy(logits, labels, num_items_in_batch),
-            logits=None if labels is not None and self.training else logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def _predict(
+        self, hidden_BLE: torch.Tensor, labels_BL: torch.Tensor | None, num_items_in_batch: ItemCount
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Loss and logits, each None where it is not there; see `forward`."""
+        if labels_BL is None:
+            return None, self.decoder(self.head(hidden_BLE))
+        if is_traced(hidden_BLE):  # how many tokens are labelled is a value
+            logits = self.decoder(self.head(hidden_BLE))
+            loss = mean_cross_entropy(logits, labels_BL, num_items_in_batch)
+            return loss, None if self.training else logits
+        if not (self.training or self.config.sparse_prediction):
+            logits = self.decoder(self.head(hidden_BLE))
+            return mean_cross_entropy(logits, labels_BL, num_items_in_batch), logits
+        vectors, labels = labelled_rows(hidden_BLE, labels_BL)
+        vectors = self.head(vectors)
+        if self.training and is_plain_linear(self.decoder):
+            weight, bias = self.decoder.weight, self.decoder.bias
+            return mean_linear_cross_entropy(vectors, weight, bias, labels, num_items_in_batch), None
+        logits = self.decoder(vectors)
+        return mean_cross_entropy(logits, labels, num_items_in_batch), None if self.training else logits

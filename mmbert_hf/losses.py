@@ -12,9 +12,18 @@ from typing import TypeAlias
 import torch
 from torch.nn import functional as F
 
+from mmbert_hf.linear_cross_entropy import linear_cross_entropy
 from mmbert_hf.masking import IGNORE_INDEX
 
-__all__ = ["IGNORE_INDEX", "ItemCount", "classification_loss", "labelled_rows", "mean_cross_entropy", "span_loss"]
+__all__ = [
+    "IGNORE_INDEX",
+    "ItemCount",
+    "classification_loss",
+    "labelled_rows",
+    "mean_cross_entropy",
+    "mean_linear_cross_entropy",
+    "span_loss",
+]
 
 ItemCount: TypeAlias = torch.Tensor | int | float | None
 
@@ -63,6 +72,34 @@ def mean_cross_entropy(
         _precise(logits).reshape(-1, logits.shape[-1]), labels, ignore_index=IGNORE_INDEX, reduction="sum"
     )
     return _divide(total, (labels != IGNORE_INDEX).sum(), num_items_in_batch)
+
+
+def mean_linear_cross_entropy(
+    vectors_NE: torch.Tensor,
+    weight_CE: torch.Tensor,
+    bias_C: torch.Tensor | None,
+    labels_N: torch.Tensor,
+    num_items_in_batch: ItemCount = None,
+) -> torch.Tensor:
+    """Cross entropy of a linear layer, summed and divided by a count, without all logits at once.
+
+    Args:
+        vectors_NE: What the layer is given.
+        weight_CE: Its weight.
+        bias_C: Its bias, or None.
+        labels_N: Labels, int64, -100 where there is none.
+        num_items_in_batch: As for `mean_cross_entropy`.
+
+    Returns:
+        A scalar; 0 with a gradient graph if nothing is labelled.
+
+    Example:
+        >>> zeros = torch.zeros(3, 2)
+        >>> round(mean_linear_cross_entropy(zeros, torch.ones(4, 2), None, torch.tensor([1, -100, 3])).item(), 4)
+        1.3863
+    """
+    total = linear_cross_entropy(vectors_NE, weight_CE, bias_C, labels_N)
+    return _divide(total, (labels_N != IGNORE_INDEX).sum(), num_items_in_batch)
 
 
 def classification_loss(

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import ModernBertConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-__all__ = ["MMBertRotaryEmbedding", "apply_rotary", "rotary_frequencies"]
+__all__ = ["MMBertRotaryEmbedding", "apply_rotary", "rotary_frequencies", "rotate", "rotate_into"]
 
 
 def rotary_frequencies(config: ModernBertConfig, layer_type: str) -> tuple[torch.Tensor, float]:
@@ -65,6 +65,78 @@ def apply_rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
     first, second = states.to(torch.promote_types(states.dtype, torch.float32)).chunk(2, dim=-1)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(states.dtype)
+
+
+def rotate_into(out: torch.Tensor, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Rotate queries and keys and copy values, from `qkv` to `out`, in float32 or better. No gradients.
+
+    Args:
+        out: [T, 3, H, D]; may be `qkv` itself.
+        qkv: Queries, keys and values [T, 3, H, D].
+        cos: Cosine of the angles, [T, D2], float32 or better.
+        sin: Sine of the angles, same.
+
+    Example:
+        >>> qkv = torch.tensor([1.0, 2.0]).expand(1, 3, 1, 2).clone()
+        >>> rotate_into(qkv, qkv, torch.tensor([[0.0]]), torch.tensor([[1.0]]))
+        >>> qkv[0, :, 0]
+        tensor([[-2.,  1.],
+                [-2.,  1.],
+                [ 1.,  2.]])
+    """
+    cos, sin = cos[:, None, None], sin[:, None, None]
+    first, second = qkv[:, :2].chunk(2, dim=-1)
+    out_first, out_second = out[:, :2].chunk(2, dim=-1)
+    if qkv.dtype == cos.dtype:
+        turned = first * sin  # before `first` is written over
+        torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
+        torch.mul(second, cos, out=out_second).add_(turned)
+    else:
+        wide_first, wide_second = first.to(cos.dtype), second.to(cos.dtype)
+        out_first.copy_((wide_first * cos).addcmul_(wide_second, sin, value=-1))
+        out_second.copy_((wide_second * cos).addcmul_(wide_first, sin))
+    if out is not qkv:
+        out[:, 2].copy_(qkv[:, 2])
+
+
+def rotate(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate queries and keys together; values pass.
+
+    Args:
+        qkv: Queries, keys and values [T, 3, H, D]. Written over where no gradient is recorded.
+        cos: Cosine of the angles, [T, D2].
+        sin: Sine of the angles, same.
+
+    Returns:
+        [T, 3, H, D], dtype of `qkv`.
+
+    Example:
+        >>> quarter = torch.tensor([[0.0]]), torch.tensor([[1.0]])
+        >>> rotate(torch.tensor([1.0, 2.0]).expand(1, 3, 1, 2).clone(), *quarter).view(3, 2)
+        tensor([[-2.,  1.],
+                [-2.,  1.],
+                [ 1.,  2.]])
+    """
+    return _Rotate.apply(qkv, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back, so nothing but the angles is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        out = torch.empty_like(qkv)
+        rotate_into(out, qkv, cos, sin)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        out = torch.empty_like(grad)
+        rotate_into(out, grad, cos, -sin)
+        return out, None, None
 
 
 class MMBertRotaryEmbedding(nn.Module):

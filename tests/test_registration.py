@@ -19,11 +19,11 @@ import sys, json, mmbert_hf
 before = sorted({name.partition(".")[0] for name in sys.modules})
 from transformers import AutoConfig
 config = AutoConfig.for_model("mmbert")
-heavy = [name for name in ("trl", "sentence_transformers", "datasets", "matplotlib") if name in sys.modules]
+heavy = [name for name in ("trl", "sentence_transformers", "datasets", "matplotlib", "peft") if name in sys.modules]
 modeling = "mmbert_hf.modeling" in sys.modules
 print(json.dumps({"before": before, "class": type(config).__name__, "heavy": heavy, "modeling": modeling}))
 """)
-    assert not {"transformers", "torch", "trl", "sentence_transformers", "datasets", "matplotlib"} & set(
+    assert not {"transformers", "torch", "trl", "peft", "sentence_transformers", "datasets", "matplotlib"} & set(
         loaded["before"]
     )
     assert loaded["class"] == "MMBertConfig"
@@ -51,6 +51,104 @@ from mmbert_hf import MMBertConfig
 print(json.dumps({"known": MMBertConfig in MODEL_MAPPING}))
 """)
     assert loaded == {"known": True}
+
+
+def test_asking_whether_transformers_is_installed_does_not_use_up_the_registration():
+    loaded = run_python("""
+import importlib.util, json, sys, mmbert_hf
+lookups = [importlib.util.find_spec("transformers") for _ in range(2)]
+source = lookups[0].loader.get_filename("transformers").endswith("__init__.py")
+from transformers import AutoConfig
+import transformers
+from mmbert_hf.registration import _AfterImport
+waiting = [finder.module for finder in sys.meta_path if isinstance(finder, _AfterImport)]
+loader = type(transformers.__spec__.loader).__name__
+known = type(AutoConfig.for_model("mmbert")).__name__
+print(json.dumps({"source": source, "waiting": waiting, "loader": loader, "known": known}))
+""")
+    assert loaded == {
+        "source": True,
+        "waiting": ["peft.utils.constants"],
+        "loader": "SourceFileLoader",
+        "known": "MMBertConfig",
+    }
+
+
+# Waiting for a module, with packages made for the purpose.
+
+
+@pytest.fixture
+def make_package(tmp_path, monkeypatch):
+    """A function from a name and files to a package that can be imported; it is forgotten after the test."""
+    import sys
+
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+
+    def make(name, **files):
+        (tmp_path / name).mkdir()
+        for file, text in {"__init__": "", **files}.items():
+            (tmp_path / name / f"{file}.py").write_text(text)
+
+    yield make
+    for name in set(sys.modules) - before:
+        if name.startswith("made_"):
+            del sys.modules[name]
+
+
+def test_a_step_runs_once_right_after_the_first_import(make_package):
+    from importlib import import_module
+
+    from mmbert_hf.registration import _after_import
+
+    make_package("made_plain", part="VALUE = 1", other="")
+    seen = []
+    for _ in range(2):  # registered twice before the import
+        _after_import("made_plain.part", lambda: seen.append(sys.modules["made_plain.part"].VALUE))
+    import_module("made_plain.other")
+    assert seen == []
+    import_module("made_plain.part")
+    import_module("made_plain.part")
+    assert seen == [1]
+    _after_import("made_plain.part", lambda: seen.append(2))  # imported already: at once
+    assert seen == [1, 2]
+
+
+def test_a_step_waits_for_a_half_imported_module(make_package):
+    from importlib import import_module
+
+    code = """
+from mmbert_hf.registration import _after_import
+seen = []
+_after_import("made_half", lambda: seen.append(LAST))
+import made_half.early
+early = list(seen)
+LAST = 1
+"""
+    make_package("made_half", __init__=code, early="", later="VALUE = 1", last="")
+    module = import_module("made_half")
+    assert module.early == [] == module.seen
+    import_module("made_half.later")
+    import_module("made_half.last")
+    assert module.seen == [1]
+
+
+def test_a_failed_import_can_be_repeated(make_package, monkeypatch):
+    from importlib import import_module
+
+    from mmbert_hf.registration import _after_import
+
+    make_package("made_broken", __init__="import os\nif 'MADE_BROKEN' in os.environ: raise ValueError('broken')")
+    seen = []
+    _after_import("made_broken", lambda: seen.append(1))
+    monkeypatch.setenv("MADE_BROKEN", "1")
+    with pytest.raises(ValueError, match="broken"):
+        import_module("made_broken")
+    assert seen == []
+    monkeypatch.delenv("MADE_BROKEN")
+    import_module("made_broken")
+    assert seen == [1]
 
 
 @pytest.fixture

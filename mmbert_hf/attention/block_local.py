@@ -1,0 +1,158 @@
+"""Local attention in blocks: the cost grows linearly with the number of tokens, and no L x L scores exist.
+
+The packed row is cut into blocks of queries. The queries of a block see the block itself and `reach` tokens on either
+side of it, which is as far as their windows go, and a mask cuts out each one's own window and document. All documents
+of a batch are done by one call of scaled dot-product attention.
+
+Design decisions:
+
+- Keys and values of neighbouring blocks overlap: they are one buffer under overlapping strides, never copied. The
+  buffer has `reach` rows of padding at either end and is written by the rotation of queries and keys, which has to
+  write somewhere anyhow.
+- Rows of padding are documents of their own, so that no row of scores is empty and nothing is NaN.
+
+Shape legend: T tokens, H heads, D head size, D2 = D / 2, N blocks, S queries in a block, R reach, K = S + 2 R keys.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from mmbert_hf.rotary import rotate_into
+
+__all__ = ["block_local_attention", "block_mask", "block_size"]
+
+
+def block_size(reach: int, *, training: bool) -> int:
+    """How many queries make a block.
+
+    Args:
+        reach: How many tokens on either side a token sees.
+        training: Whether gradients are wanted.
+
+    Returns:
+        A multiple of 16, about the reach.
+
+    Example:
+        >>> block_size(64, training=False)
+        64
+    """
+    return max(16, -(-reach // 16) * 16)
+
+
+def block_mask(keys_T: torch.Tensor, reach: int, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """What each query may see of the keys of its block.
+
+    Args:
+        keys_T: One number a token, int64, of which the distance says whether two tokens see each other (see
+            `Documents.keys`).
+        reach: The largest distance at which they do.
+        size: Queries in a block, S.
+        dtype: Of the scores.
+
+    Returns:
+        [N, 1, S, K]: 0 where a query may look and minus infinity elsewhere, to be added to the scores.
+
+    Example:
+        >>> block_mask(torch.tensor([0, 1, 2]), reach=1, size=2, dtype=torch.float32).exp().int().squeeze(1)[0]
+        tensor([[0, 1, 1, 0],
+                [0, 1, 1, 1]], dtype=torch.int32)
+    """
+    num_blocks = -(-len(keys_T) // size)
+    total = num_blocks * size + 2 * reach
+    # Padding: far from every token and from each other, yet each place sees itself.
+    padded = (torch.arange(total, device=keys_T.device) + 1) * -(2 * reach + 2)
+    padded[reach : reach + len(keys_T)] = keys_T
+    queries = padded[reach : reach + num_blocks * size].view(num_blocks, size, 1)
+    keys = padded.unfold(0, size + 2 * reach, size)[:, None, :]
+    hidden = (queries - keys).abs() > reach
+    return torch.zeros(hidden.shape, dtype=dtype, device=keys_T.device).masked_fill_(hidden, -torch.inf)[:, None]
+
+
+def block_local_attention(
+    qkv_T3HD: torch.Tensor,
+    cos_TD2: torch.Tensor,
+    sin_TD2: torch.Tensor,
+    mask_N1SK: torch.Tensor,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Rotate queries and keys, and mix values within windows.
+
+    Args:
+        qkv_T3HD: Queries, keys and values, not rotated yet.
+        cos_TD2: Cosine of the rotation angles.
+        sin_TD2: Sine of the rotation angles.
+        mask_N1SK: The mask from `block_mask`; its shape gives block size and reach.
+        scaling: Factor on the scores.
+        dropout: Probability that an attention weight is dropped.
+
+    Returns:
+        The mixed values [T, H, D].
+    """
+    size, num_keys = mask_N1SK.shape[-2:]
+    queries, keys, values = _RotatedBlocks.apply(qkv_T3HD, cos_TD2, sin_TD2, size, (num_keys - size) // 2)
+    mixed_NHSD = F.scaled_dot_product_attention(queries, keys, values, mask_N1SK, dropout_p=dropout, scale=scaling)
+    return mixed_NHSD.transpose(1, 2).flatten(0, 1)[: len(qkv_T3HD)]
+
+
+class _RotatedBlocks(torch.autograd.Function):
+    """Rotated queries [N, H, S, D] and overlapping keys and values [N, H, K, D] of a packed row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_T3HD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, size: int, reach: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.size, ctx.reach, ctx.num_tokens = size, reach, len(qkv_T3HD)
+        num_tokens, _, heads, head_size = qkv_T3HD.shape
+        num_blocks = -(-num_tokens // size)
+        rows = qkv_T3HD.new_empty((num_blocks * size + 2 * reach, 3, heads, head_size))
+        rows[:reach].zero_()
+        rows[reach + num_tokens :].zero_()
+        rotate_into(rows[reach : reach + num_tokens], qkv_T3HD, cos, sin)
+        row = 3 * heads * head_size
+        strides = (size * row, head_size, row, 1)
+        query_shape = (num_blocks, heads, size, head_size)
+        key_shape = (num_blocks, heads, size + 2 * reach, head_size)
+        offset = heads * head_size
+        return (
+            rows.as_strided(query_shape, strides, reach * row),
+            rows.as_strided(key_shape, strides, offset),
+            rows.as_strided(key_shape, strides, 2 * offset),
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, grad_queries: torch.Tensor, grad_keys: torch.Tensor, grad_values: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        size, reach = ctx.size, ctx.reach
+        num_blocks, heads, _, head_size = grad_queries.shape
+        rows = grad_queries.new_zeros((num_blocks * size + 2 * reach, 3, heads, head_size))
+        rows[reach : reach + num_blocks * size, 0] = grad_queries.transpose(1, 2).reshape(-1, heads, head_size)
+        for index, grad in ((1, grad_keys), (2, grad_values)):
+            _add_overlapping(rows[:, index], grad.transpose(1, 2), size)
+        grad = rows[reach : reach + ctx.num_tokens]
+        rotate_into(grad, grad, cos, -sin)
+        return grad, None, None, None, None
+
+
+def _add_overlapping(rows: torch.Tensor, blocks_NKHD: torch.Tensor, size: int) -> None:
+    """Add block n of `blocks_NKHD` to `rows` from row n * size on, for all n."""
+    num_blocks, num_keys = blocks_NKHD.shape[:2]
+    for start in range(0, num_keys, size):  # pieces of one size do not overlap: one addition for all blocks
+        width = min(size, num_keys - start)
+        part = rows[start : start + num_blocks * size]
+        if len(part) < num_blocks * size:  # the last piece is narrower than a block
+            part = rows.as_strided(
+                (num_blocks, width, *rows.shape[1:]),
+                (size * rows.stride(0), *rows.stride()),
+                rows.storage_offset() + start * rows.stride(0),
+            )
+            part += blocks_NKHD[:, start : start + width]
+        else:
+            part.view(num_blocks, size, *rows.shape[1:])[:, :width] += blocks_NKHD[:, start : start + width]
