@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import ModernBertConfig
 from transformers.modeling_outputs import (
+    BaseModelOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
@@ -19,9 +20,11 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from mmbert_hf.attention.documents import document_ids, has_several
 from mmbert_hf.heads import MMBertTaskModel
 from mmbert_hf.initialization import linear
 from mmbert_hf.losses import ItemCount, classification_loss, mean_cross_entropy, span_loss
+from mmbert_hf.shortcuts import is_traced
 
 __all__ = [
     "MMBertForMultipleChoice",
@@ -82,6 +85,30 @@ class MMBertClassifier(MMBertTaskModel):
         self.classifier = linear(self.config.hidden_size, num_outputs, bias=True, role="classifier")
         self.post_init()
 
+    def encode_rows(self, **inputs: Any) -> BaseModelOutput:
+        """Run the encoder for a task that scores each row as a whole.
+
+        Args:
+            **inputs: Arguments of `MMBertModel.forward`.
+
+        Returns:
+            The encoder's output.
+
+        Raises:
+            ValueError: If a row is packed: one score cannot stand for several documents.
+        """
+        positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+        packed = inputs.get("cu_seq_lens_q") is not None
+        if positions is not None and not packed and not is_traced(positions):
+            ids = document_ids(tuple(positions.shape), positions, attention_mask=mask)
+            packed = ids is not None and has_several(ids, mask)
+        if packed:
+            raise ValueError(
+                f"{type(self).__name__} got packed rows, by cu_seq_lens_q or position_ids that restart at 0, and scores "
+                "whole rows; pass one document a row, padded (padding costs no time here)"
+            )
+        return self.encode(**inputs)
+
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits [..., C] of vectors [..., E]."""
         return self.classifier(self.drop(self.head(hidden_states)))
@@ -129,7 +156,7 @@ class MMBertForSequenceClassification(MMBertClassifier):
         Returns:
             ``loss`` if labels are given, and ``logits`` [B, C].
         """
-        outputs = self.encode(
+        outputs = self.encode_rows(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -263,7 +290,7 @@ class MMBertForQuestionAnswering(MMBertClassifier):
         Returns:
             ``loss`` if both positions are given, ``start_logits`` and ``end_logits`` [B, L].
         """
-        outputs = self.encode(
+        outputs = self.encode_rows(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -340,7 +367,7 @@ class MMBertForMultipleChoice(MMBertClassifier):
             "inputs_embeds": inputs_embeds,
         }
         flat = {name: None if value is None else value.flatten(0, 1) for name, value in inputs.items()}
-        outputs = self.encode(**flat, **kwargs)
+        outputs = self.encode_rows(**flat, **kwargs)
         pooled = pool(outputs.last_hidden_state, flat["attention_mask"], self.config.classifier_pooling)
         logits = self.score(pooled).view(batch, choices)
         return MultipleChoiceModelOutput(

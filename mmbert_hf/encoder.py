@@ -31,7 +31,7 @@ from mmbert_hf.attention import (
     find_documents,
     runs_packed,
 )
-from mmbert_hf.attention.documents import check_cu_seq_lens, positions_within
+from mmbert_hf.attention.documents import check_cu_seq_lens, has_several, positions_within
 from mmbert_hf.attention.packed import BLOCK_LOCAL
 from mmbert_hf.configuration import MMBertConfig, check_architecture, set_rope_theta
 from mmbert_hf.feed_forward import MMBertMLP
@@ -273,9 +273,10 @@ class MMBertModel(MMBertPreTrainedModel):
         if cu_seq_lens is not None:
             check_cu_seq_lens(cu_seq_lens, shape)
         is_token_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
-        ids = document_ids(shape, position_ids, cu_seq_lens, attention_mask if is_token_mask else None)
-        if ids is not None and not is_traced(embedded) and bool((ids == ids[:, :1]).all()):
-            ids = None  # positions that never restart: one document a row
+        token_mask = attention_mask if is_token_mask else None
+        ids = document_ids(shape, position_ids, cu_seq_lens, token_mask)
+        if ids is not None and not is_traced(embedded) and not has_several(ids, token_mask):
+            ids = None
         masks = attention_masks(self.config, embedded, attention_mask, ids)
         if position_ids is None and cu_seq_lens is not None:
             position_ids = positions_within(cu_seq_lens, shape[1])

@@ -19,6 +19,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 __all__ = ["MMBertRotaryEmbedding", "apply_rotary", "rotary_frequencies", "rotate", "rotate_into"]
 
+# Tokens that are rotated at a time on a CPU: what stays in the cache.
+PIECE_TOKENS = 256
+
 
 def rotary_frequencies(config: ModernBertConfig, layer_type: str) -> tuple[torch.Tensor, float]:
     """Angular frequencies of the rotations (eq. 15).
@@ -84,26 +87,32 @@ def rotate_into(out: torch.Tensor, qkv: torch.Tensor, cos: torch.Tensor, sin: to
                 [-2.,  1.],
                 [ 1.,  2.]])
     """
-    cos, sin = cos[:, None, None], sin[:, None, None]
-    first, second = qkv[:, :2].chunk(2, dim=-1)
-    out_first, out_second = out[:, :2].chunk(2, dim=-1)
-    if qkv.dtype == cos.dtype:
-        turned = first * sin  # before `first` is written over
-        torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-        torch.mul(second, cos, out=out_second).add_(turned)
-    else:
-        wide_first, wide_second = first.to(cos.dtype), second.to(cos.dtype)
-        out_first.copy_((wide_first * cos).addcmul_(wide_second, sin, value=-1))
-        out_second.copy_((wide_second * cos).addcmul_(wide_first, sin))
+    step = PIECE_TOKENS if qkv.device.type == "cpu" else max(1, len(qkv))
+    for piece, out_piece, cos_piece, sin_piece in zip(*(x.split(step) for x in (qkv, out, cos, sin)), strict=True):
+        _rotate_piece(out_piece[:, :2], piece[:, :2], cos_piece[:, None, None], sin_piece[:, None, None], out is qkv)
     if out is not qkv:
         out[:, 2].copy_(qkv[:, 2])
+
+
+def _rotate_piece(
+    out: torch.Tensor, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, in_place: bool
+) -> None:
+    source = states.to(cos.dtype, copy=in_place)
+    wide_cos = torch.cat((cos, cos), dim=-1)  # one product over whole heads is faster than two over halves
+    rotated = torch.mul(source, wide_cos, out=out) if out.dtype == cos.dtype else source * wide_cos
+    first, second = source.chunk(2, dim=-1)
+    rotated_first, rotated_second = rotated.chunk(2, dim=-1)
+    rotated_first.addcmul_(second, sin, value=-1)
+    rotated_second.addcmul_(first, sin)
+    if rotated is not out:
+        out.copy_(rotated)
 
 
 def rotate(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate queries and keys together; values pass.
 
     Args:
-        qkv: Queries, keys and values [T, 3, H, D]. Written over where no gradient is recorded.
+        qkv: Queries, keys and values [T, 3, H, D].
         cos: Cosine of the angles, [T, D2].
         sin: Sine of the angles, same.
 

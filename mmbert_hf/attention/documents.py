@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Documents", "document_ids", "find_documents", "positions_within"]
+__all__ = ["Documents", "document_ids", "find_documents", "has_several", "positions_within"]
 
 
 def document_ids(
@@ -54,6 +54,27 @@ def document_ids(
         opens = position_ids_BL.eq(0)
         return (opens if attention_mask is None else opens & attention_mask.ne(0)).cumsum(dim=1)
     return None
+
+
+def has_several(ids_BL: torch.Tensor, attention_mask: torch.Tensor | None = None) -> bool:
+    """Whether a row holds more than one document.
+
+    Args:
+        ids_BL: From `document_ids`.
+        attention_mask: [B, L], nonzero at real tokens: the others are not looked at.
+
+    Returns:
+        True if two real tokens of a row have different numbers.
+
+    Example:
+        >>> has_several(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 1]]))
+        False
+    """
+    if attention_mask is None:
+        return bool((ids_BL != ids_BL[:, :1]).any())
+    padding = attention_mask.eq(0)
+    least = ids_BL.masked_fill(padding, ids_BL.shape[1] + 1).amin(dim=1)
+    return bool((ids_BL.masked_fill(padding, -1).amax(dim=1) > least).any())
 
 
 def positions_within(cu_seq_lens: torch.Tensor, length: int) -> torch.Tensor:

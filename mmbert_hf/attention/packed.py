@@ -27,9 +27,17 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
-from mmbert_hf.attention.block_local import block_local_attention, block_mask, block_size
+from mmbert_hf.attention.block_local import (
+    block_local_attention,
+    block_mask,
+    block_size,
+    blocks_of,
+    empty_buffer,
+    mix_blocks,
+)
 from mmbert_hf.attention.documents import Documents
-from mmbert_hf.rotary import rotate
+from mmbert_hf.onednn import PIECE_TOKENS, fused_linear
+from mmbert_hf.rotary import rotate, rotate_into
 
 __all__ = ["BLOCK_LOCAL", "TORCH_VARLEN", "PackedRows", "choose_kernel", "grouped_attention", "runs_packed"]
 
@@ -179,6 +187,7 @@ class PackedRows:
     rotations: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     options: Mapping[str, Any] = field(default_factory=dict)
     _block_masks: dict[tuple[int, int, torch.dtype], torch.Tensor] = field(default_factory=dict)
+    _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def attend(self, module: Any, qkv: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Rotate and mix.
@@ -195,16 +204,47 @@ class PackedRows:
         cos, sin = self.rotations[module.attention_type]
         dropout = module.attention_dropout if module.training else 0.0
         scaling = module.head_size**-0.5
+        if self.kernel == BLOCK_LOCAL and self._is_windowed(module):
+            mask = self._block_mask(module.reach, qkv)
+            return block_local_attention(qkv, cos, sin, mask, scaling=scaling, dropout=dropout), None
         if self.kernel == BLOCK_LOCAL:
-            if module.reach is not None and not self.documents.fit_into(module.reach):
-                mask = self._block_mask(module.reach, qkv)
-                return block_local_attention(qkv, cos, sin, mask, scaling=scaling, dropout=dropout), None
             rotated = rotate(qkv, cos, sin)
             return grouped_attention(rotated, self.documents.groups, scaling=scaling, dropout=dropout), None
         rotated = rotate(qkv, cos, sin)
         if self.kernel == TORCH_VARLEN:
             return self._torch_varlen(rotated, module.reach, scaling), None
         return self._flash(rotated, module, scaling, dropout), None
+
+    def project_and_attend(self, module: Any, hidden_TE: torch.Tensor) -> torch.Tensor:
+        """Project, rotate and mix where no gradient is recorded, piece by piece into one buffer for all layers.
+
+        Args:
+            module: The attention layer, of which oneDNN may call the projection (`can_fuse`).
+            hidden_TE: What it is given; at least one token.
+
+        Returns:
+            The mixed values [T, H, D].
+        """
+        num_tokens = len(hidden_TE)
+        reach = module.config.local_attention // 2
+        size = block_size(reach, training=False)
+        if "rows" not in self._buffers:
+            like = hidden_TE.view(num_tokens, 1, -1, module.head_size).expand(-1, 3, -1, -1)
+            self._buffers["rows"] = empty_buffer(num_tokens, like, reach, size)
+        buffer = self._buffers["rows"]
+        tokens = buffer[reach : reach + num_tokens]
+        pieces = (x.split(PIECE_TOKENS) for x in (hidden_TE, tokens, *self.rotations[module.attention_type]))
+        for hidden, out, cos, sin in zip(*pieces, strict=True):
+            rotate_into(out, fused_linear(hidden, module.Wqkv.weight, module.Wqkv.bias).view_as(out), cos, sin)
+        dropout, scaling = module.attention_dropout if module.training else 0.0, module.head_size**-0.5
+        if self._is_windowed(module):
+            mask = self._block_mask(reach, buffer)
+            blocks = blocks_of(buffer, reach, size)
+            return mix_blocks(blocks, mask, num_tokens, scaling=scaling, dropout=dropout)
+        return grouped_attention(tokens, self.documents.groups, scaling=scaling, dropout=dropout)
+
+    def _is_windowed(self, module: Any) -> bool:
+        return module.reach is not None and not self.documents.fit_into(module.reach)
 
     def _block_mask(self, reach: int, qkv: torch.Tensor) -> torch.Tensor:
         size = block_size(reach, training=qkv.requires_grad)
@@ -247,4 +287,4 @@ class PackedRows:
             kind: (cos.to(device, non_blocking=non_blocking), sin.to(device, non_blocking=non_blocking))
             for kind, (cos, sin) in self.rotations.items()
         }
-        return replace(self, documents=documents, rotations=rotations, _block_masks={})
+        return replace(self, documents=documents, rotations=rotations, _block_masks={}, _buffers={})
