@@ -179,7 +179,7 @@ class _RotatedBlocks(torch.autograd.Function):
         ctx: Any, qkv_T3HD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, size: int, reach: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(cos, sin)
-        ctx.size, ctx.reach, ctx.num_tokens = size, reach, len(qkv_T3HD)
+        ctx.reach, ctx.num_tokens = reach, len(qkv_T3HD)
         buffer = empty_buffer(len(qkv_T3HD), qkv_T3HD, reach, size)
         rotate_into(buffer[reach : reach + len(qkv_T3HD)], qkv_T3HD, cos, sin)
         return blocks_of(buffer, reach, size)
@@ -190,29 +190,34 @@ class _RotatedBlocks(torch.autograd.Function):
         ctx: Any, grad_queries: torch.Tensor, grad_keys: torch.Tensor, grad_values: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        size, reach = ctx.size, ctx.reach
-        num_blocks, heads, _, head_size = grad_queries.shape
-        rows = grad_queries.new_zeros((num_blocks * size + 2 * reach, 3, heads, head_size))
-        rows[reach : reach + num_blocks * size, 0] = grad_queries.transpose(1, 2).reshape(-1, heads, head_size)
+        num_blocks, heads, size, head_size = grad_queries.shape
+        reach = ctx.reach
+        rows = grad_queries.new_empty((num_blocks * size + 2 * reach, 3, heads, head_size))
+        blocks = rows[reach : reach + num_blocks * size].unflatten(0, (num_blocks, size))
+        blocks[:, :, 0] = grad_queries.transpose(1, 2)
         for index, grad in ((1, grad_keys), (2, grad_values)):
-            _add_overlapping(rows[:, index], grad.transpose(1, 2), size)
+            _add_up(rows[:, index], grad.transpose(1, 2), reach, size)
         grad = rows[reach : reach + ctx.num_tokens]
         rotate_into(grad, grad, cos, -sin)
         return grad, None, None, None, None
 
 
-def _add_overlapping(rows: torch.Tensor, blocks_NKHD: torch.Tensor, size: int) -> None:
-    """Add block n of `blocks_NKHD` to `rows` from row n * size on, for all n."""
-    num_blocks, num_keys = blocks_NKHD.shape[:2]
-    for start in range(0, num_keys, size):  # pieces of one size do not overlap: one addition for all blocks
-        width = min(size, num_keys - start)
-        part = rows[start : start + num_blocks * size]
-        if len(part) < num_blocks * size:  # the last piece is narrower than a block
-            part = rows.as_strided(
-                (num_blocks, width, *rows.shape[1:]),
-                (size * rows.stride(0), *rows.stride()),
-                rows.storage_offset() + start * rows.stride(0),
-            )
-            part += blocks_NKHD[:, start : start + width]
-        else:
-            part.view(num_blocks, size, *rows.shape[1:])[:, :width] += blocks_NKHD[:, start : start + width]
+def _add_up(rows: torch.Tensor, grads_NKHD: torch.Tensor, reach: int, size: int) -> None:
+    """Write to `rows` the sum of what each block has for them; rows of padding are left to chance.
+
+    The middle of a block is its own and fills every row; what lies `shift` rows beside the middle is added.
+    """
+    num_blocks = len(grads_NKHD)
+
+    def place(start: int, width: int) -> torch.Tensor:
+        strides = (size * rows.stride(0), *rows.stride())
+        return rows.as_strided(
+            (num_blocks, width, *rows.shape[1:]), strides, rows.storage_offset() + start * strides[1]
+        )
+
+    place(reach, size).copy_(grads_NKHD[:, reach : reach + size])
+    for shift in range(0, reach, size):  # in steps of one block, so that no row is written twice by one addition
+        width = min(size, reach - shift)
+        before, after = reach - shift - width, reach + size + shift
+        for start in (before, after):
+            place(start, width).add_(grads_NKHD[:, start : start + width])
