@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from cases import CASES, Case, Kind, Mode
 from comparison import DisagreementError, build_models, measure_case
-from implementations import MODELS, OURS, Settings, build, names_for, vocabulary_of
+from implementations import BASELINES, MODELS, OURS, Settings, build, names_for, vocabulary_of
 from machine import available_memory, busy_warning, describe, load_average
 from peak_memory import measure_in_child
 from report import HEADER, format_bytes, markdown, rows_of, say, table, write_json
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="threads of torch on the CPU (default: torch's choice)")
     add("--seed", type=int, default=0, help="of weights, token ids and labels (default 0)")
     add("--attn-implementation", help="of our models (default: theirs)")
+    add("--without", default="", metavar="NAMES", help=f"baselines to leave out, some of {','.join(BASELINES)}")
     add("--skip-memory", action="store_true", help="do not measure peak memory")
     add("--output", type=Path, help="JSON file (default docs/results/<date>-encoder-<device>-<model>-<dtype>.json)")
     add("--markdown", type=Path, help="also write the results as a Markdown page")
@@ -97,6 +98,8 @@ def _check(options: argparse.Namespace, settings: Settings) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}; it must be at least 1")
+    if unknown := sorted(set(settings.without) - set(BASELINES)):
+        raise UsageError(f"unknown baseline {', '.join(unknown)}; --without takes some of {','.join(BASELINES)}")
     for path in (options.output, options.markdown):
         if path is not None and not path.resolve().parent.is_dir():
             raise UsageError(f"there is no folder {path.parent} to write {path.name} to; create it first")
@@ -234,7 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
-    settings = Settings(options.model, options.dtype, options.device, options.seed, options.attn_implementation)
+    without = tuple(name.strip() for name in options.without.split(",") if name.strip())
+    settings = Settings(
+        options.model, options.dtype, options.device, options.seed, options.attn_implementation, without
+    )
     if options.output is None:
         day = datetime.now(UTC).date().isoformat()
         options.output = RESULTS / f"{day}-encoder-{options.device}-{options.model}-{options.dtype}.json"

@@ -29,11 +29,12 @@ from transformers.utils import is_flash_attn_2_available
 from mmbert_hf import MMBertConfig, MMBertForMaskedLM, MMBertModel
 from mmbert_hf.conversion import modernbert_values
 
-__all__ = ["MODELS", "OURS", "XLMR", "Settings", "build", "copy_weights", "names_for", "vocabulary_of"]
+__all__ = ["BASELINES", "MODELS", "OURS", "XLMR", "Settings", "build", "copy_weights", "names_for", "vocabulary_of"]
 
 OURS = "mmbert"
 SDPA, FLASH, SPARSE = "modernbert-sdpa", "modernbert-flash2", "modernbert-sdpa-sparse"
 XLMR = "xlm-roberta-shape"
+BASELINES = (SDPA, FLASH, SPARSE, XLMR)
 XLMR_LONGEST_TOKENS = 512
 INITIALIZER_RANGE = 0.04
 
@@ -52,6 +53,7 @@ class Settings:
         device: ``"cpu"`` or ``"cuda"``.
         seed: Of weights, token ids and labels.
         attention: Attention implementation of our models; None for their default.
+        without: Baselines to leave out.
     """
 
     model: str = "small"
@@ -59,6 +61,7 @@ class Settings:
     device: str = "cpu"
     seed: int = 0
     attention: str | None = None
+    without: tuple[str, ...] = ()
 
 
 def vocabulary_of(kind: Kind, settings: Settings) -> int:
@@ -100,7 +103,8 @@ def names_for(case: Case, settings: Settings) -> tuple[list[str], list[str]]:
         names.append(XLMR)
     elif case.kind == "encoder":
         notes.append(f"{case.name}: no {XLMR}, which has {XLMR_LONGEST_TOKENS} positions")
-    return names, notes
+    notes += [f"{case.name}: no {name}, by --without" for name in names if name in settings.without]
+    return [name for name in names if name not in settings.without], notes
 
 
 def build(name: str, kind: Kind, settings: Settings) -> PreTrainedModel:
