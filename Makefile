@@ -20,6 +20,7 @@ check: $(INSTALLED)
 	rm -rf build/typed
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p mmbert_hf
+	MYPYPATH=benchmarks $(BIN)/mypy --config-file pyproject.toml benchmarks/*.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

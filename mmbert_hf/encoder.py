@@ -252,6 +252,8 @@ class MMBertModel(MMBertPreTrainedModel):
 
     def _can_pack(self, inputs: torch.Tensor, attention_mask: Any, captured: Mapping[str, Any]) -> bool:
         """Whether this call can run on real tokens alone, without dense masks on padded rows."""
+        if is_traced(inputs):
+            return False
         if attention_mask is not None and (isinstance(attention_mask, Mapping) or attention_mask.ndim != 2):
             logger.warning_once(
                 "a mask of token pairs was given: the batch runs padded, with all scores of its local layers, which is "
@@ -259,7 +261,7 @@ class MMBertModel(MMBertPreTrainedModel):
             )
             return False
         wants_weights = captured.get("output_attentions", self.config.output_attentions)
-        return not wants_weights and runs_packed(self.config._attn_implementation) and not is_traced(inputs)
+        return not wants_weights and runs_packed(self.config._attn_implementation)
 
     def _padded_rows(
         self,

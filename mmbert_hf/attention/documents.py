@@ -107,7 +107,8 @@ class Documents:
         cu_seqlens: Where documents begin in the packed order, and where the last ends, int32 [N + 1].
         positions: Position of each token for the rotation, int64 [T].
         places: Place of each token in its row, int64 [T].
-        given_max_length: Length of the longest document if the caller said so.
+        known_lengths: Length of each document where it is known without reading the device.
+        known_max_length: Length of the longest document, likewise.
     """
 
     shape: tuple[int, int]
@@ -115,7 +116,8 @@ class Documents:
     cu_seqlens: torch.Tensor
     positions: torch.Tensor
     places: torch.Tensor
-    given_max_length: int | None = None
+    known_lengths: list[int] | None = None
+    known_max_length: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -125,12 +127,12 @@ class Documents:
     @cached_property
     def lengths(self) -> list[int]:
         """Length of each document in tokens, in the packed order."""
-        return self.cu_seqlens.diff().tolist()
+        return self.cu_seqlens.diff().tolist() if self.known_lengths is None else self.known_lengths
 
     @cached_property
     def max_length(self) -> int:
         """Length of the longest document; 0 if there is none."""
-        return max(self.lengths, default=0) if self.given_max_length is None else self.given_max_length
+        return max(self.lengths, default=0) if self.known_max_length is None else self.known_max_length
 
     @cached_property
     def groups(self) -> list[tuple[int, int]]:
@@ -228,19 +230,20 @@ def find_documents(
     batch, length = shape
     if cu_seq_lens is not None:
         check_cu_seq_lens(cu_seq_lens, shape)
+        cu_seq_lens = cu_seq_lens.to(device)
+    attention_mask = None if attention_mask is None else attention_mask.to(device)
+    position_ids = None if position_ids is None else position_ids.to(device)
     places_BL = torch.arange(length, device=device).expand(batch, length)
     ids = document_ids(shape, position_ids, cu_seq_lens, attention_mask)
     if position_ids is None and cu_seq_lens is not None:
-        position_ids = positions_within(cu_seq_lens.to(device), length)
+        position_ids = positions_within(cu_seq_lens, length)
     positions = (places_BL if position_ids is None else position_ids.expand(batch, length)).reshape(-1)
     places = places_BL.reshape(-1)
     if attention_mask is None and cu_seq_lens is not None and not sort:
-        return Documents(shape, None, cu_seq_lens.to(device, torch.int32), positions, places, max_length)
+        return Documents(shape, None, cu_seq_lens.to(torch.int32), positions, places, known_max_length=max_length)
     if attention_mask is None and ids is None:
         cu_seqlens = torch.arange(0, batch * length + 1, max(length, 1), device=device, dtype=torch.int32)
-        documents = Documents(shape, None, cu_seqlens, positions, places)
-        documents.__dict__["lengths"] = [length] * (batch if length else 0)
-        return documents
+        return Documents(shape, None, cu_seqlens, positions, places, known_lengths=[length] * (batch if length else 0))
 
     rows = torch.arange(batch, device=device)[:, None].expand(batch, length)
     numbers = (rows if ids is None else rows * (length + 1) + ids).reshape(-1)
