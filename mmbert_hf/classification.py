@@ -98,6 +98,7 @@ class MMBertClassifier(MMBertTaskModel):
             ValueError: If a row is packed: one score cannot stand for several documents.
         """
         positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+        mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         packed = inputs.get("cu_seq_lens_q") is not None
         if positions is not None and not packed and not is_traced(positions):
             ids = document_ids(tuple(positions.shape), positions, attention_mask=mask)

@@ -201,7 +201,8 @@ class MMBertModel(MMBertPreTrainedModel):
                 documents do not see each other.
             inputs_embeds: Embeddings [B, L, E] in place of `input_ids`.
             cu_seq_lens_q: Documents of one packed row, [documents + 1], int32, from 0 to L, as transformers'
-                ``DataCollatorWithFlattening`` gives them. Then B is 1, and positions count within documents.
+                ``DataCollatorWithFlattening`` gives them. Then B is 1, positions count within documents, and a 0 among
+                `position_ids` opens nothing. ``cu_seq_lens_k`` and ``max_length_k`` are taken to be the same.
             max_length_q: Length of the longest of them; saves reading it from the device.
             **kwargs: ``output_hidden_states``, ``output_attentions`` (with eager attention), ``return_dict``; the rest
                 goes to the attention implementation.
@@ -217,6 +218,10 @@ class MMBertModel(MMBertPreTrainedModel):
         if inputs is None or (input_ids is not None and inputs_embeds is not None):
             given = "neither" if inputs is None else "both"
             raise ValueError(f"got {given} of input_ids and inputs_embeds; pass exactly one of them")
+        if cu_seq_lens_q is None and kwargs.get("cu_seq_lens_k") is not None:
+            raise ValueError(
+                "got cu_seq_lens_k without cu_seq_lens_q; documents attend to themselves: pass both, equal"
+            )
         captured = {name: kwargs.pop(name) for name in CAPTURED if name in kwargs}
         options = {name: value for name, value in kwargs.items() if name not in ("cu_seq_lens_k", "max_length_k")}
         if not self._can_pack(inputs, attention_mask, captured):

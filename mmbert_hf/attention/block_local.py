@@ -29,7 +29,7 @@ def block_size(reach: int, *, training: bool) -> int:
 
     Args:
         reach: How many tokens on either side a token sees.
-        training: Whether gradients are wanted.
+        training: Whether the model is in training mode.
 
     Returns:
         About the reach in training and half of it in inference, a multiple of 16: measured best for a reach of 64

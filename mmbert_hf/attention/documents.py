@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from mmbert_hf.shortcuts import is_traced
+
 __all__ = ["Documents", "document_ids", "find_documents", "has_several", "positions_within"]
 
 
@@ -157,7 +159,7 @@ class Documents:
 
     def fit_into(self, reach: int) -> bool:
         """Whether no two tokens of a document are more than `reach` places apart, so that no window cuts anything."""
-        return self.max_length <= reach + 1 and not self.has_gaps
+        return max(self.lengths, default=0) <= reach + 1 and not self.has_gaps
 
     @cached_property
     def keys(self) -> torch.Tensor:
@@ -274,14 +276,19 @@ def _by_length(counts_N: torch.Tensor, documents_T: torch.Tensor) -> torch.Tenso
 
 def check_cu_seq_lens(cu_seq_lens: torch.Tensor, shape: tuple[int, int]) -> None:
     """Raise a ValueError if `cu_seq_lens` [N + 1] do not fit a batch of `shape`; see `find_documents`."""
+    if not isinstance(cu_seq_lens, torch.Tensor):
+        raise TypeError(f"cu_seq_lens_q is a {type(cu_seq_lens).__name__}; pass an integer tensor [documents + 1]")
     if shape[0] != 1 or cu_seq_lens.ndim != 1 or len(cu_seq_lens) < 2:
         raise ValueError(
             f"cu_seq_lens_q is {tuple(cu_seq_lens.shape)} and the batch {shape}; packed input is one row of "
             "documents, [1, length], and cu_seq_lens_q [documents + 1] says where each begins and the last ends"
         )
-    if cu_seq_lens.device.type == "cpu":
+    if cu_seq_lens.device.type == "cpu" and not is_traced(cu_seq_lens):
         first, last = int(cu_seq_lens[0]), int(cu_seq_lens[-1])
-        if first != 0 or last != shape[1] or bool((cu_seq_lens.diff() < 0).any()):
+        falls = (cu_seq_lens.diff() < 0).nonzero().squeeze(1).tolist()
+        if first != 0 or last != shape[1] or falls:
+            where = f" and falls after entry {falls[0]}" if falls else ""
             raise ValueError(
-                f"cu_seq_lens_q runs from {first} to {last}; it must grow from 0 to the length of the row, {shape[1]}"
+                f"cu_seq_lens_q runs from {first} to {last}{where}; it must grow from 0 to the length of the row, "
+                f"{shape[1]}"
             )

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from transformers import ModernBertConfig
 
-from mmbert_hf.attention.packed import BLOCK_LOCAL, PackedRows
+from mmbert_hf.attention.packed import PackedRows
 from mmbert_hf.attention.padded import PaddedRows
 from mmbert_hf.configuration import LOCAL
 from mmbert_hf.initialization import linear
-from mmbert_hf.onednn import can_fuse, fast_linear
+from mmbert_hf.onednn import fast_linear
 
 __all__ = ["MMBertAttention"]
 
@@ -54,9 +54,9 @@ class MMBertAttention(nn.Module):
         Returns:
             The same shape, and the attention weights [B, H, L, L] where there are any.
         """
-        is_packed = isinstance(rows, PackedRows) and rows.kernel == BLOCK_LOCAL and len(hidden_states) > 0
-        if is_packed and not torch.is_grad_enabled() and can_fuse(hidden_states, self.Wqkv):
-            mixed, weights = rows.project_and_attend(self, hidden_states), None
+        weights: torch.Tensor | None = None
+        if isinstance(rows, PackedRows) and rows.can_project(self, hidden_states):
+            mixed = rows.project_and_attend(self, hidden_states)
         else:
             qkv = fast_linear(self.Wqkv, hidden_states).unflatten(-1, (3, -1, self.head_size))
             mixed, weights = rows.attend(self, qkv)

@@ -36,7 +36,7 @@ from mmbert_hf.attention.block_local import (
     mix_blocks,
 )
 from mmbert_hf.attention.documents import Documents
-from mmbert_hf.onednn import PIECE_TOKENS, fused_linear
+from mmbert_hf.onednn import PIECE_TOKENS, can_fuse, fused_linear
 from mmbert_hf.rotary import rotate, rotate_into
 
 __all__ = ["BLOCK_LOCAL", "TORCH_VARLEN", "PackedRows", "choose_kernel", "grouped_attention", "runs_packed"]
@@ -205,7 +205,7 @@ class PackedRows:
         dropout = module.attention_dropout if module.training else 0.0
         scaling = module.head_size**-0.5
         if self.kernel == BLOCK_LOCAL and self._is_windowed(module):
-            mask = self._block_mask(module.reach, qkv)
+            mask = self._block_mask(module, qkv)
             return block_local_attention(qkv, cos, sin, mask, scaling=scaling, dropout=dropout), None
         if self.kernel == BLOCK_LOCAL:
             rotated = rotate(qkv, cos, sin)
@@ -215,11 +215,17 @@ class PackedRows:
             return self._torch_varlen(rotated, module.reach, scaling), None
         return self._flash(rotated, module, scaling, dropout), None
 
+    def can_project(self, module: Any, hidden_TE: torch.Tensor) -> bool:
+        """Whether `project_and_attend` may stand in for the projection of `module` and `attend`."""
+        if self.kernel != BLOCK_LOCAL or torch.is_grad_enabled() or len(hidden_TE) == 0:
+            return False
+        return can_fuse(hidden_TE, module.Wqkv)
+
     def project_and_attend(self, module: Any, hidden_TE: torch.Tensor) -> torch.Tensor:
         """Project, rotate and mix where no gradient is recorded, piece by piece into one buffer for all layers.
 
         Args:
-            module: The attention layer, of which oneDNN may call the projection (`can_fuse`).
+            module: The attention layer, if `can_project`.
             hidden_TE: What it is given; at least one token.
 
         Returns:
@@ -227,7 +233,7 @@ class PackedRows:
         """
         num_tokens = len(hidden_TE)
         reach = module.config.local_attention // 2
-        size = block_size(reach, training=False)
+        size = block_size(reach, training=module.training)
         if "rows" not in self._buffers:
             like = hidden_TE.view(num_tokens, 1, -1, module.head_size).expand(-1, 3, -1, -1)
             self._buffers["rows"] = empty_buffer(num_tokens, like, reach, size)
@@ -238,7 +244,7 @@ class PackedRows:
             rotate_into(out, fused_linear(hidden, module.Wqkv.weight, module.Wqkv.bias).view_as(out), cos, sin)
         dropout, scaling = module.attention_dropout if module.training else 0.0, module.head_size**-0.5
         if self._is_windowed(module):
-            mask = self._block_mask(reach, buffer)
+            mask = self._block_mask(module, buffer)
             blocks = blocks_of(buffer, reach, size)
             return mix_blocks(blocks, mask, num_tokens, scaling=scaling, dropout=dropout)
         return grouped_attention(tokens, self.documents.groups, scaling=scaling, dropout=dropout)
@@ -246,11 +252,13 @@ class PackedRows:
     def _is_windowed(self, module: Any) -> bool:
         return module.reach is not None and not self.documents.fit_into(module.reach)
 
-    def _block_mask(self, reach: int, qkv: torch.Tensor) -> torch.Tensor:
-        size = block_size(reach, training=qkv.requires_grad)
-        key = (reach, size, qkv.dtype)
+    def _block_mask(self, module: Any, qkv: torch.Tensor) -> torch.Tensor:
+        # By mode, not by whether a gradient is recorded: checkpointing runs a layer in both ways, and has to drop the
+        # same attention weights.
+        size = block_size(module.reach, training=module.training)
+        key = (module.reach, size, qkv.dtype)
         if key not in self._block_masks:
-            self._block_masks[key] = block_mask(self.documents.keys, reach, size, qkv.dtype)
+            self._block_masks[key] = block_mask(self.documents.keys, module.reach, size, qkv.dtype)
         return self._block_masks[key]
 
     def _torch_varlen(self, qkv: torch.Tensor, reach: int | None, scaling: float) -> torch.Tensor:
