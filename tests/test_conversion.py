@@ -89,9 +89,14 @@ def run(code, *arguments):
     return result
 
 
+def at_real_tokens(values):
+    """Outputs without those at padding, which mean nothing; outputs for whole rows as they are."""
+    return values[make_inputs()["attention_mask"].bool()] if values.shape[:2] == (2, 70) else values
+
+
 def outputs(model, task="ForMaskedLM"):
     with torch.no_grad():
-        return model(**make_inputs(task))[0]
+        return at_real_tokens(model(**make_inputs(task))[0])
 
 
 def snapshot(folder):
@@ -110,7 +115,7 @@ def test_exports_of_every_task_load_in_plain_transformers(tmp_path):
         export_modernbert(model, tmp_path / task)
     run(FOREIGN, ",".join(f"{task}:{auto_class}" for task, (auto_class, _) in TASKS.items()), tmp_path)
     for task, values in expected.items():
-        difference = (torch.load(tmp_path / f"{task}.outputs.pt") - values).abs().max()
+        difference = (at_real_tokens(torch.load(tmp_path / f"{task}.outputs.pt")) - values).abs().max()
         assert difference < 1e-5, task
         assert values.abs().max() > 0.1
 
@@ -420,7 +425,7 @@ def test_auto_classes_can_run_native_checkpoints_with_our_code(tmp_path):
     assert saved["model_type"] == "modernbert"
     assert saved["architectures"] == ["ModernBertForMaskedLM"]
     loaded = transformers.ModernBertForMaskedLM.from_pretrained(tmp_path / "saved")
-    torch.testing.assert_close(outputs(loaded), torch.load(tmp_path / "outputs.pt"), rtol=0, atol=1e-6)
+    torch.testing.assert_close(outputs(loaded), at_real_tokens(torch.load(tmp_path / "outputs.pt")), rtol=0, atol=1e-6)
     assert (outputs(loaded) - outputs(native)).abs().max() > 1e-3  # the other RoPE base
 
 

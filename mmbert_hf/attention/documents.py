@@ -158,7 +158,10 @@ class Documents:
         return bool(((steps != 1) & inside).any())
 
     def fit_into(self, reach: int) -> bool:
-        """Whether no two tokens of a document are more than `reach` places apart, so that no window cuts anything."""
+        """Whether every document is known to lie within `reach` places, so that no window cuts anything.
+
+        False where a document has padding inside, however short it is.
+        """
         return max(self.lengths, default=0) <= reach + 1 and not self.has_gaps
 
     @cached_property

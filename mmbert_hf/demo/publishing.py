@@ -84,7 +84,7 @@ def publish_and_reload(
 @torch.no_grad()
 def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
     batch = tokenizer(list(texts), padding=True, truncation=True, max_length=128, return_tensors="pt")
-    return model.eval()(**batch).logits.float().numpy()
+    return model.eval()(**batch).logits[batch["attention_mask"].bool()].float().numpy()
 
 
 def _reload(

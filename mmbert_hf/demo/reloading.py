@@ -1,7 +1,7 @@
 """Load a published encoder from the Hub in a process of its own. Run by its path, so that nothing else is imported.
 
-Reads one JSON request from standard input: repo_id, texts, with_package, logits_file. Saves the logits there (float32,
-NumPy) and writes one JSON line: the classes that transformers gave, and whether mmbert_hf was imported.
+Reads one JSON request from standard input: repo_id, texts, with_package, logits_file. Saves the logits of the
+real tokens there (float32 [tokens, vocabulary], NumPy) and writes one JSON line: the classes that transformers gave, and whether mmbert_hf was imported.
 """
 
 import json
@@ -23,7 +23,8 @@ def main() -> None:
     model = AutoModelForMaskedLM.from_pretrained(request["repo_id"]).eval()
     batch = tokenizer(request["texts"], padding=True, truncation=True, max_length=128, return_tensors="pt")
     with torch.no_grad():
-        np.save(request["logits_file"], model(**batch).logits.float().numpy())
+        logits = model(**batch).logits[batch["attention_mask"].bool()]  # at padding they mean nothing
+        np.save(request["logits_file"], logits.float().numpy())
     ours = [base.__name__ for base in type(model).__mro__ if base.__name__.startswith("MMBertFor")]
     answer = {
         "model_class": f"{type(model).__module__}.{type(model).__name__}" + "".join(f", an {name}" for name in ours),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbert_hf.attention import eager_attention
 from mmbert_hf.configuration import MMBertConfig
@@ -63,13 +64,30 @@ def test_eager_attention_drops_weights_in_training_alone(training):
     torch.testing.assert_close(weights[weights != 0], kept[weights != 0] * (2 if training else 1))
 
 
-def test_softmax_is_taken_in_float32():
-    """Weights of bfloat16 scores have the rounding of the scores and of the result, and none in between."""
-    query, key, value, _ = make_inputs(torch.bfloat16)
-    _, weights = eager_attention(torch.nn.Identity(), query, key, value, None, scaling=0.6)
+class Softmaxes(TorchDispatchMode):
+    """Notes the dtypes in which softmax is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        returned = operator(*args, **(kwargs or {}))
+        if operator.name() == "aten::_softmax":
+            self.dtypes.append((args[0].dtype, returned.dtype))
+        return returned
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_softmax_is_taken_in_float32_or_better(dtype):
+    query, key, value, _ = make_inputs(dtype)
+    with Softmaxes() as softmaxes:
+        mixed, weights = eager_attention(torch.nn.Identity(), query, key, value, None, scaling=0.6)
+    precision = torch.promote_types(dtype, torch.float32)
+    assert softmaxes.dtypes == [(precision, precision)]
+    assert mixed.dtype == weights.dtype == dtype
     scores = query @ key.transpose(-2, -1) * 0.6
-    assert weights.dtype == torch.bfloat16
-    assert torch.equal(weights, scores.float().softmax(dim=-1).bfloat16())
+    assert torch.equal(weights, scores.softmax(dim=-1, dtype=precision).to(dtype))
 
 
 @pytest.mark.parametrize("implementation", ["block_local", "torch_varlen"])
