@@ -1,7 +1,8 @@
 """Load a published encoder from the Hub in a process of its own. Run by its path, so that nothing else is imported.
 
-Reads one JSON request from standard input: repo_id, texts, with_package, logits_file. Saves the logits of the
-real tokens there (float32 [tokens, vocabulary], NumPy) and writes one JSON line: the classes that transformers gave, and whether mmbert_hf was imported.
+Reads one JSON request from standard input: repo_id, texts, with_package, logits_file. Saves the logits of the real tokens
+there (float32 [tokens, vocabulary], NumPy) and writes one JSON line: the classes that transformers gave, and whether
+mmbert_hf was imported.
 """
 
 import json
