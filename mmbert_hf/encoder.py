@@ -32,7 +32,7 @@ from mmbert_hf.attention import (
     runs_packed,
 )
 from mmbert_hf.attention.documents import check_cu_seq_lens, has_several, positions_within
-from mmbert_hf.attention.packed import BLOCK_LOCAL
+from mmbert_hf.attention.packed import BLOCK_LOCAL, SDPA
 from mmbert_hf.configuration import MMBertConfig, check_architecture, set_rope_theta
 from mmbert_hf.feed_forward import MMBertMLP
 from mmbert_hf.initialization import initialize
@@ -241,7 +241,7 @@ class MMBertModel(MMBertPreTrainedModel):
             position_ids=position_ids,
             cu_seq_lens=cu_seq_lens_q,
             max_length=None if max_length_q is None else int(max_length_q),
-            sort=self.config._attn_implementation in ("sdpa", BLOCK_LOCAL),
+            sort=self.config._attn_implementation in (SDPA, BLOCK_LOCAL),
         )
         tokens = documents.unpad(inputs)
         embedded = self.embeddings(*((tokens, None) if inputs_embeds is None else (None, tokens)))
@@ -303,8 +303,12 @@ class MMBertModel(MMBertPreTrainedModel):
     def _rotations(
         self, position_ids: torch.Tensor, dtype: torch.dtype
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        precision = torch.promote_types(dtype, torch.float32)
-        return {kind: self.rotary_emb(position_ids, kind, precision) for kind in self.rotary_emb.layer_types}
+        precision, bases = torch.promote_types(dtype, torch.float32), self.config.rope_parameters
+        rotations: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for kind in self.rotary_emb.layer_types:  # in mmBERT both kinds have the same base, and share one table
+            same = next((other for other in rotations if bases[other] == bases[kind]), None)
+            rotations[kind] = self.rotary_emb(position_ids, kind, precision) if same is None else rotations[same]
+        return rotations
 
 
 def _padded(outputs: BaseModelOutput, documents: Documents) -> BaseModelOutput:

@@ -36,6 +36,7 @@ from mmbert_hf.attention.block_local import (
     mix_blocks,
 )
 from mmbert_hf.attention.documents import Documents
+from mmbert_hf.attention.padded import moved
 from mmbert_hf.onednn import PIECE_TOKENS, can_fuse, fused_linear
 from mmbert_hf.rotary import rotate, rotate_into
 
@@ -187,7 +188,8 @@ class PackedRows:
     rotations: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     options: Mapping[str, Any] = field(default_factory=dict)
     _block_masks: dict[tuple[int, int, torch.dtype], torch.Tensor] = field(default_factory=dict)
-    _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+    _buffers: dict[int, torch.Tensor] = field(default_factory=dict)
+    _moved: dict[torch.device, "PackedRows"] = field(default_factory=dict)
 
     def attend(self, module: Any, qkv: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Rotate and mix.
@@ -207,10 +209,9 @@ class PackedRows:
         if self.kernel == BLOCK_LOCAL and self._is_windowed(module):
             mask = self._block_mask(module, qkv)
             return block_local_attention(qkv, cos, sin, mask, scaling=scaling, dropout=dropout), None
-        if self.kernel == BLOCK_LOCAL:
-            rotated = rotate(qkv, cos, sin)
-            return grouped_attention(rotated, self.documents.groups, scaling=scaling, dropout=dropout), None
         rotated = rotate(qkv, cos, sin)
+        if self.kernel == BLOCK_LOCAL:
+            return grouped_attention(rotated, self.documents.groups, scaling=scaling, dropout=dropout), None
         if self.kernel == TORCH_VARLEN:
             return self._torch_varlen(rotated, module.reach, scaling), None
         return self._flash(rotated, module, scaling, dropout), None
@@ -234,10 +235,10 @@ class PackedRows:
         num_tokens = len(hidden_TE)
         reach = module.config.local_attention // 2
         size = block_size(reach, training=module.training)
-        if "rows" not in self._buffers:
+        if size not in self._buffers:  # one for all layers, unless some are in training mode and some are not
             like = hidden_TE.view(num_tokens, 1, -1, module.head_size).expand(-1, 3, -1, -1)
-            self._buffers["rows"] = empty_buffer(num_tokens, like, reach, size)
-        buffer = self._buffers["rows"]
+            self._buffers[size] = empty_buffer(num_tokens, like, reach, size)
+        buffer = self._buffers[size]
         tokens = buffer[reach : reach + num_tokens]
         pieces = (x.split(PIECE_TOKENS) for x in (hidden_TE, tokens, *self.rotations[module.attention_type]))
         for hidden, out, cos, sin in zip(*pieces, strict=True):
@@ -288,11 +289,12 @@ class PackedRows:
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False, **_: object) -> "PackedRows":
         """Move to a device; accelerate calls this where layers lie on several."""
+        device = torch.device(device)
         documents = self.documents.to(device, non_blocking)
         if documents is self.documents:
             return self
-        rotations = {
-            kind: (cos.to(device, non_blocking=non_blocking), sin.to(device, non_blocking=non_blocking))
-            for kind, (cos, sin) in self.rotations.items()
-        }
-        return replace(self, documents=documents, rotations=rotations, _block_masks={}, _buffers={})
+        if device not in self._moved:  # once, not for every layer that lies there
+            rotations = moved(self.rotations, device, non_blocking)
+            fresh: dict[str, Any] = {"_block_masks": {}, "_buffers": {}, "_moved": {}}
+            self._moved[device] = replace(self, documents=documents, rotations=rotations, **fresh)
+        return self._moved[device]

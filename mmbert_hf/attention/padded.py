@@ -7,7 +7,7 @@ Shape legend: B batch, L length in tokens, H heads, D head size.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mmbert_hf.attention.masks import LayerMask
 from mmbert_hf.rotary import apply_rotary
 
-__all__ = ["PaddedRows", "eager_attention"]
+__all__ = ["PaddedRows", "eager_attention", "moved"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,20 @@ class PaddedRows:
             deterministic=module.config.deterministic_flash_attn,
             **self.options,
         )
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False, **_: object) -> "PaddedRows":
+        """Move to a device; accelerate calls this where layers lie on several."""
+        masks, rotations = (moved(values, device, non_blocking) for values in (self.masks, self.rotations))
+        return replace(self, masks=masks, rotations=rotations)
+
+
+def moved(values: Any, device: torch.device | str | int, non_blocking: bool = False) -> Any:
+    """Move the tensors in a value, also inside mappings and tuples, to a device; what cannot move stays."""
+    if isinstance(values, Mapping):
+        return {name: moved(value, device, non_blocking) for name, value in values.items()}
+    if isinstance(values, tuple):
+        return tuple(moved(value, device, non_blocking) for value in values)
+    return values.to(device, non_blocking=non_blocking) if isinstance(values, torch.Tensor) else values
 
 
 def eager_attention(
