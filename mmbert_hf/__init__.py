@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from mmbert_hf.configuration import MMBertConfig
     from mmbert_hf.conversion import export_modernbert, from_modernbert
     from mmbert_hf.data.mixture import LanguageMixture
+    from mmbert_hf.data.packed_mixture import PackedMixture
+    from mmbert_hf.data.table import load_table
+    from mmbert_hf.data.token_documents import TokenDocuments
     from mmbert_hf.data.udhr import load_udhr, read_corpus
     from mmbert_hf.languages import sampling_probabilities
-    from mmbert_hf.masking import MaskingCollator
+    from mmbert_hf.masking import MaskingCollator, PackingCollator
+    from mmbert_hf.merging import merge_checkpoints
     from mmbert_hf.modeling import (
         MMBertForMaskedLM,
         MMBertForMultipleChoice,
@@ -31,13 +35,21 @@ if TYPE_CHECKING:
         MMBertModel,
         MMBertPreTrainedModel,
     )
+    from mmbert_hf.presets import get_preset
+    from mmbert_hf.recipes import Phase, Recipe
+    from mmbert_hf.step_plan import plan_steps
     from mmbert_hf.tokenization import MMBertTokenizer
     from mmbert_hf.trainers.annealing import AnnealingCallback
+    from mmbert_hf.trainers.mlm import MLMTrainer
+    from mmbert_hf.trainers.mlm_config import MLMConfig
+    from mmbert_hf.trainers.runs import run_recipe
 
 # Where each public name lives. The one place; `__all__` and `dir()` follow it.
 _HOME = {
     "AnnealingCallback": "mmbert_hf.trainers.annealing",
     "LanguageMixture": "mmbert_hf.data.mixture",
+    "MLMConfig": "mmbert_hf.trainers.mlm_config",
+    "MLMTrainer": "mmbert_hf.trainers.mlm",
     "MMBertConfig": "mmbert_hf.configuration",
     "MMBertForMaskedLM": "mmbert_hf.modeling",
     "MMBertForMultipleChoice": "mmbert_hf.modeling",
@@ -48,16 +60,28 @@ _HOME = {
     "MMBertPreTrainedModel": "mmbert_hf.modeling",
     "MMBertTokenizer": "mmbert_hf.tokenization",
     "MaskingCollator": "mmbert_hf.masking",
+    "PackedMixture": "mmbert_hf.data.packed_mixture",
+    "PackingCollator": "mmbert_hf.masking",
+    "Phase": "mmbert_hf.recipes",
+    "Recipe": "mmbert_hf.recipes",
+    "TokenDocuments": "mmbert_hf.data.token_documents",
     "export_modernbert": "mmbert_hf.conversion",
     "from_modernbert": "mmbert_hf.conversion",
+    "get_preset": "mmbert_hf.presets",
+    "load_table": "mmbert_hf.data.table",
     "load_udhr": "mmbert_hf.data.udhr",
+    "merge_checkpoints": "mmbert_hf.merging",
+    "plan_steps": "mmbert_hf.step_plan",
     "read_corpus": "mmbert_hf.data.udhr",
+    "run_recipe": "mmbert_hf.trainers.runs",
     "sampling_probabilities": "mmbert_hf.languages",
 }
 
 __all__ = [
     "AnnealingCallback",
     "LanguageMixture",
+    "MLMConfig",
+    "MLMTrainer",
     "MMBertConfig",
     "MMBertForMaskedLM",
     "MMBertForMultipleChoice",
@@ -68,12 +92,22 @@ __all__ = [
     "MMBertPreTrainedModel",
     "MMBertTokenizer",
     "MaskingCollator",
+    "PackedMixture",
+    "PackingCollator",
+    "Phase",
+    "Recipe",
+    "TokenDocuments",
     "__version__",
     "export_modernbert",
     "from_modernbert",
+    "get_preset",
+    "load_table",
     "load_udhr",
+    "merge_checkpoints",
+    "plan_steps",
     "read_corpus",
     "register",
+    "run_recipe",
     "sampling_probabilities",
 ]
 

@@ -5,7 +5,7 @@ Design decisions:
 - Of the tokens chosen, 80 % become the mask token, 10 % a random token, 10 % stay (BERT, and mmBERT's training code).
   Random tokens are drawn from the real vocabulary, never from special tokens.
 - Special tokens are not chosen unless asked for; the authors' code does choose them.
-- A sample that carries its place in the run (`sample_index`, `progress`: what `LanguageMixture` yields) is masked from
+- A row of a `PackedMixture` carries its number and its mask ratio. A sample that carries its place in the run (`sample_index`, `progress`: what `LanguageMixture` yields) is masked from
   a generator seeded by (seed, sample_index), at the ratio that the schedule has at its own progress. So masks do not
   depend on the number of workers, on prefetching or on a resume. Samples of any other data set use torch's global
   generator and the ratio that `AnnealingCallback` last set, which lives in shared memory so that worker processes see
@@ -152,7 +152,7 @@ class MaskingCollator:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mask one sample; `sample` may carry `sample_index` and `progress`. See `mask_tokens` for the result."""
         sample = sample if sample is not None else {}
-        ratio = self._schedule.at(float(sample["progress"])) if "progress" in sample else self.current_mask_ratio
+        ratio = self._ratio(sample)
         generator = None
         if "sample_index" in sample:
             generator = torch.Generator().manual_seed(hash((self.seed, int(sample["sample_index"]))) & (2**63 - 1))
@@ -162,3 +162,63 @@ class MaskingCollator:
         elif "attention_mask" in sample:
             maskable = torch.as_tensor(sample["attention_mask"]).bool()
         return mask_tokens(input_ids, maskable, ratio, self.tokenizer.mask_token_id, self._random_ids, generator)
+
+    def _ratio(self, sample: Mapping[str, Any]) -> float:
+        if "mask_ratio" in sample:
+            return float(sample["mask_ratio"])
+        return self._schedule.at(float(sample["progress"])) if "progress" in sample else self.current_mask_ratio
+
+
+class PackingCollator(MaskingCollator):
+    """Joins packed rows to one row without padding, and masks them: what `PackedMixture` is read with.
+
+    A row of a `PackedMixture` says how long its documents are (`document_lengths`), which mask ratio it has and which
+    number, so its masks depend on nothing else. Rows of other data sets are one document each.
+
+    Args:
+        tokenizer: Gives the mask token and the special ids.
+        mask_ratio: For rows that carry none.
+        mask_special_tokens: Also choose special tokens, as the authors' code does.
+        seed: Of the masks.
+
+    Example:
+        >>> from mmbert_hf import MMBertTokenizer
+        >>> tokenizer = MMBertTokenizer.train(["one two three"] * 9, vocab_size=300)
+        >>> batch = PackingCollator(tokenizer)([tokenizer("one two"), tokenizer("one two three")])
+        >>> batch["input_ids"].shape[0], len(batch["cu_seq_lens_q"]), sorted(batch)
+        (1, 3, ['cu_seq_lens_q', 'input_ids', 'labels', 'max_length_q'])
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        mask_ratio: float | Schedule = 0.3,
+        *,
+        mask_special_tokens: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokenizer, mask_ratio, mask_special_tokens=mask_special_tokens, seed=seed)
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Join rows.
+
+        Returns:
+            `input_ids` and `labels`, int64 [1, tokens]; `cu_seq_lens_q`, int32 [documents + 1], where documents begin
+            and the last one ends; `max_length_q`, int, tokens in the longest.
+        """
+        masked = [self.mask(torch.as_tensor(sample["input_ids"], dtype=torch.long), sample) for sample in samples]
+        lengths = torch.cat(
+            [torch.as_tensor(sample.get("document_lengths", [len(sample["input_ids"])])) for sample in samples]
+        )
+        input_ids, labels = (torch.cat(parts)[None] for parts in zip(*masked, strict=True))
+        if int(lengths.sum()) != input_ids.shape[1]:
+            raise ValueError(
+                f"document_lengths sum to {int(lengths.sum())}, but there are {input_ids.shape[1]} tokens in the rows"
+            )
+        ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "cu_seq_lens_q": ends,
+            "max_length_q": int(lengths.max()),
+        }

@@ -5,17 +5,15 @@ Design decisions:
 - A schedule is an immutable value with one method, `at`. `progress` is the fraction of the run that is done, 0 at the
   start and 1 at the end, in whatever the caller counts (steps or tokens). So a schedule can be printed, plotted and
   tested without training, scales to any budget and needs no state to resume.
-- The annealed recipe (mmBERT, arXiv 2509.06888, section 3) is a list of phases; inside a phase everything but the
-  learning rate is constant, so its schedules are step functions (`Piecewise`) read off the list.
+- The annealed recipe (`mmbert_hf.recipes`) is a list of phases, whose schedules are step functions (`Piecewise`).
 - The learning rate is a trapezoid: linear warm-up, stable, decay (ModernBERT training code). Its decay is
   ``1 - sqrt``: steep first, then flat, which is not the "inverse square root" of other schedulers.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -176,115 +174,6 @@ def learning_rate_lambda(schedule: Schedule, total_steps: int) -> Callable[[int]
     return lambda step: float(schedule.at(min(1.0, step / total_steps)))
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One phase of the annealed recipe (mmBERT, section 3): inside it all of these are constant.
-
-    Attributes:
-        name: For logs and plots.
-        share: Fraction of the run's optimizer steps spent here, in (0, 1].
-        languages: The languages sampled from; a later phase keeps all earlier ones.
-        language_temperature: Exponent tau of the sampling probabilities, in [0, 1].
-        mask_ratio: Fraction of tokens to predict, in [0, 1].
-        max_length: Longest row, in tokens, special tokens included.
-        rope_theta: RoPE base of global and local layers; the recipe raises both when the context grows.
-    """
-
-    name: str
-    share: float
-    languages: Sequence[str]
-    language_temperature: float
-    mask_ratio: float
-    max_length: int = 1024
-    rope_theta: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.share <= 1.0:
-            raise ValueError(f"phase {self.name!r}: share must be in (0, 1], got {self.share}")
-        for name in ("language_temperature", "mask_ratio"):
-            check_fraction(f"phase {self.name!r}: {name}", getattr(self, name))
-        if not self.languages:
-            raise ValueError(f"phase {self.name!r} has no languages; name at least one")
-        if self.max_length < 3:
-            raise ValueError(f"phase {self.name!r}: max_length must be at least 3, got {self.max_length}")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Phases in order, with the schedules that follow from them.
-
-    Args:
-        phases: At least one. Shares sum to 1; languages and max_length never shrink, temperature and mask ratio never
-            rise from one phase to the next.
-
-    Raises:
-        ValueError: When the phases do not grow; the message names the phase, the value and the fix.
-
-    Example:
-        >>> recipe = Recipe([
-        ...     Phase("pretrain", 0.6, ["eng", "deu"], language_temperature=0.7, mask_ratio=0.30, max_length=1024),
-        ...     Phase("extend", 0.25, ["eng", "deu", "dan"], 0.5, 0.15, max_length=8192, rope_theta=160_000.0),
-        ...     Phase("decay", 0.15, ["eng", "deu", "dan", "fao"], 0.3, 0.05, max_length=8192, rope_theta=160_000.0),
-        ... ])
-        >>> recipe.at(0.9).name, recipe.mask_ratio.at(0.7), recipe.languages.at(0.0)
-        ('decay', 0.15, ['eng', 'deu'])
-    """
-
-    phases: Sequence[Phase]
-    boundaries: tuple[float, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not self.phases:
-            raise ValueError("a recipe needs at least one phase, got none")
-        total = math.fsum(phase.share for phase in self.phases)
-        if abs(total - 1.0) > 1e-9:
-            raise ValueError(f"the shares of the phases must sum to 1, got {total:.6g}")
-        for before, after in pairwise(self.phases):
-            _check_growth(before, after)
-        cumulative = [math.fsum(phase.share for phase in self.phases[:i]) for i in range(1, len(self.phases))]
-        object.__setattr__(self, "boundaries", tuple(cumulative))
-
-    def at(self, progress: float) -> Phase:
-        """Return the phase that `progress` lies in."""
-        return Piecewise(list(self.phases), self.boundaries).at(progress)
-
-    def first_steps(self, total_steps: int) -> list[int]:
-        """Return the first optimizer step of each phase in a run of `total_steps`: where `at` changes its answer.
-
-        >>> Recipe([Phase("a", 0.9, ["eng"], 0.7, 0.3), Phase("b", 0.1, ["eng"], 0.3, 0.05)]).first_steps(50)
-        [0, 45]
-        """
-        return [0, *(_first_step_at(boundary, total_steps) for boundary in self.boundaries)]
-
-    def _piecewise(self, name: str) -> Piecewise:
-        return Piecewise([getattr(phase, name) for phase in self.phases], self.boundaries)
-
-    @property
-    def languages(self) -> Piecewise:
-        """The active languages over progress."""
-        return self._piecewise("languages")
-
-    @property
-    def language_temperature(self) -> Piecewise:
-        """The sampling temperature over progress."""
-        return self._piecewise("language_temperature")
-
-    @property
-    def mask_ratio(self) -> Piecewise:
-        """The mask ratio over progress."""
-        return self._piecewise("mask_ratio")
-
-    @property
-    def max_length(self) -> Piecewise:
-        """The longest row over progress, in tokens."""
-        return self._piecewise("max_length")
-
-    @property
-    def rope_theta(self) -> Piecewise:
-        """The RoPE base over progress."""
-        return self._piecewise("rope_theta")
-
-
 def as_schedule(value: Any) -> Schedule:
     """Return `value` itself if it has ``at``, else a `Constant` of it."""
     return value if isinstance(value, Schedule) else Constant(value)
@@ -305,26 +194,3 @@ def check_fraction(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return float(value)
-
-
-def _first_step_at(boundary: float, total_steps: int) -> int:
-    """Return the smallest step with ``step / total_steps >= boundary``, as floating point sees it."""
-    step = math.ceil(boundary * total_steps)
-    while (step - 1) / total_steps >= boundary:
-        step -= 1
-    while step / total_steps < boundary:
-        step += 1
-    return step
-
-
-def _check_growth(before: Phase, after: Phase) -> None:
-    where = f"phase {after.name!r} after {before.name!r}"
-    lost: Iterable[str] = sorted(set(before.languages) - set(after.languages))
-    if lost:
-        raise ValueError(f"{where} drops {', '.join(lost)}; languages only grow: add them to {after.name!r} as well")
-    if after.max_length < before.max_length:
-        raise ValueError(f"{where}: max_length falls from {before.max_length} to {after.max_length}; it may only grow")
-    for name in ("language_temperature", "mask_ratio"):
-        old, new = getattr(before, name), getattr(after, name)
-        if new > old:
-            raise ValueError(f"{where}: {name} rises from {old} to {new}; in an annealed recipe it may only fall")

@@ -7,9 +7,7 @@ from mmbert_hf import schedules
 from mmbert_hf.schedules import (
     Constant,
     Linear,
-    Phase,
     Piecewise,
-    Recipe,
     Trapezoid,
     as_schedule,
     learning_rate_lambda,
@@ -19,7 +17,7 @@ from mmbert_hf.schedules import (
 
 def test_examples_in_the_docstrings():
     result = doctest.testmod(schedules)
-    assert result.attempted >= 8
+    assert result.attempted >= 6
     assert result.failed == 0
 
 
@@ -59,49 +57,6 @@ def test_learning_rate_lambda_with_the_torch_scheduler():
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx([0.0, 1.0, 2.0, 2 * (1 - math.sqrt(0.5)), 0.0, 0.0])
-
-
-def make_phases(**decay):
-    values = {"languages": ["eng", "fao"], "language_temperature": 0.3, "mask_ratio": 0.05, "max_length": 64} | decay
-    return [Phase("pretrain", 0.7, ["eng"], 0.7, 0.30, max_length=32), Phase("decay", 0.3, **values)]
-
-
-def test_recipe_switches_at_its_boundary_and_nowhere_else():
-    recipe = Recipe(make_phases())
-    for total in (10, 37, 1000, 12345):
-        _, first = recipe.first_steps(total)
-        assert recipe.at((first - 1) / total).name == "pretrain"
-        assert recipe.at(first / total).name == "decay"
-        assert recipe.mask_ratio.at((first - 1) / total) == 0.30
-        assert recipe.mask_ratio.at(first / total) == 0.05
-    assert recipe.languages.at(1.0) == ["eng", "fao"]
-    assert recipe.max_length.at(0.0) == 32
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"languages": ["fao"]}, "drops eng"),
-        ({"max_length": 16}, "max_length falls from 32 to 16"),
-        ({"mask_ratio": 0.4}, r"mask_ratio rises from 0.3 to 0.4"),
-        ({"language_temperature": 0.9}, r"language_temperature rises from 0.7 to 0.9"),
-        ({"mask_ratio": 1.4}, r"mask_ratio must be a number in \[0, 1\], got 1.4"),
-        ({"language_temperature": -0.1}, r"language_temperature must be a number in \[0, 1\], got -0.1"),
-        ({"language_temperature": math.nan}, "got nan"),
-        ({"languages": []}, "has no languages"),
-        ({"max_length": 2}, "max_length must be at least 3"),
-    ],
-)
-def test_recipe_refuses_phases_that_do_not_grow(change, message):
-    with pytest.raises(ValueError, match=message):
-        Recipe(make_phases(**change))
-
-
-def test_recipe_refuses_shares_that_do_not_sum_to_one():
-    with pytest.raises(ValueError, match=r"sum to 1, got 0\.5"):
-        Recipe([Phase("only", 0.5, ["eng"], 0.7, 0.3)])
-    with pytest.raises(ValueError, match="at least one phase"):
-        Recipe([])
 
 
 def test_schedules_refuse_progress_outside_the_run():

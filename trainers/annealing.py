@@ -13,13 +13,15 @@ Design decisions:
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from torch.utils.data import SequentialSampler
+from mmbert_hf.trainers.looking import reads_in_order, unwrapped_encoder
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmbert_hf.configuration import check_vocabulary
 from mmbert_hf.data.mixture import LanguageMixture
+from mmbert_hf.data.packed_mixture import PackedMixture
 from mmbert_hf.masking import MaskingCollator
 from mmbert_hf.schedules import Schedule, as_schedule, check_fraction_schedule
+from mmbert_hf.step_plan import StepPlan
 
 
 class AnnealingCallback(TrainerCallback):
@@ -71,6 +73,21 @@ class AnnealingCallback(TrainerCallback):
         self._mixture: LanguageMixture | None = None
         self._applied: dict[str, Any] = {}  # the values of the step that last began: what its loss was made with
 
+    @staticmethod
+    def from_plan(plan: StepPlan, mixture: PackedMixture) -> TrainerCallback:
+        """Return the callback that runs a whole recipe, packed and counted in tokens, on the stock Trainer.
+
+        It goes with ``Trainer(train_dataset=mixture, data_collator=PackingCollator(tokenizer), optimizers=(optimizer,
+        planned_scheduler(optimizer, plan)))``. `MLMTrainer` puts all of this together, and can let the batch grow.
+
+        Args:
+            plan: Every optimizer step of the run, from `plan_steps`; its batches must all have one size.
+            mixture: The rows of the plan.
+        """
+        from mmbert_hf.trainers.plan import PlanCallback
+
+        return PlanCallback(plan, mixture)
+
     def values_at(self, progress: float) -> dict[str, Any]:
         """Return the value of every schedule when the fraction `progress` of the run is done."""
         return {name: schedule.at(progress) for name, schedule in self.schedules.items()}
@@ -92,10 +109,10 @@ class AnnealingCallback(TrainerCallback):
                 raise ValueError("mask_ratio needs Trainer(data_collator=MaskingCollator(tokenizer)); found none")
             self._collator.mask_ratio = self.schedules["mask_ratio"]
         if self._collator is not None:
-            check_vocabulary(_encoder(model), self._collator.tokenizer)
+            check_vocabulary(unwrapped_encoder(model), self._collator.tokenizer)
         if "language_temperature" in self.schedules and self._mixture is None:
             raise ValueError("language_temperature needs Trainer(train_dataset=LanguageMixture(...)); found none")
-        if "rope_theta" in self.schedules and not hasattr(_encoder(model), "set_rope_theta"):
+        if "rope_theta" in self.schedules and not hasattr(unwrapped_encoder(model), "set_rope_theta"):
             raise ValueError(f"rope_theta needs an MMBERT model, got {type(model).__name__}")
         if self._mixture is not None:
             self._bind_mixture(self._mixture, args, state, train_dataloader)
@@ -140,7 +157,7 @@ class AnnealingCallback(TrainerCallback):
                 f"the LanguageMixture has {len(mixture)} samples but {state.max_steps} steps of {samples_per_step} read "
                 f"{needed}; build it with num_samples={needed}"
             )
-        if not _reads_in_order(loader):
+        if not reads_in_order(loader):
             raise ValueError(
                 "a LanguageMixture is already in training order and the loader shuffles it; "
                 "set TrainingArguments(train_sampling_strategy='sequential')"
@@ -167,20 +184,13 @@ class AnnealingCallback(TrainerCallback):
         if self._collator is not None and "mask_ratio" in values:
             self._collator.current_mask_ratio = values["mask_ratio"]
         if "rope_theta" in values:
-            encoder = _encoder(model)
+            encoder = unwrapped_encoder(model)
             if encoder.config.rope_parameters["full_attention"]["rope_theta"] != values["rope_theta"]:
                 encoder.set_rope_theta(values["rope_theta"])
 
 
 def _samples_per_step(args: TrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def _encoder(model: Any) -> Any:
-    """Return the encoder inside a task model, a data-parallel wrapper or a compiled module."""
-    for attribute in ("module", "_orig_mod", "base_model"):
-        model = getattr(model, attribute, model)
-    return model
 
 
 def _collators(loader: Any) -> Iterator[Any]:
@@ -193,11 +203,3 @@ def _collators(loader: Any) -> Iterator[Any]:
 
 def _first_of(kind: type, candidates: Any) -> Any:
     return next((candidate for candidate in candidates if isinstance(candidate, kind)), None)
-
-
-def _reads_in_order(loader: Any) -> bool:
-    """Tell whether the innermost sampler is sequential: accelerate and a resume wrap samplers in samplers."""
-    sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
-    while sampler is not None and not isinstance(sampler, SequentialSampler):
-        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
-    return sampler is not None

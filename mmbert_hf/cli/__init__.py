@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from mmbert_hf._version import __version__
-from mmbert_hf.cli import demo
+from mmbert_hf.cli import decay, demo, extend, init, merge, plot, pretrain, recipe
 
-VERBS = (demo,)
+VERBS = (demo, recipe, init, pretrain, extend, decay, merge, plot)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; those of the process if None.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(args, "training_arguments"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.training_arguments = rest
     try:
         return args.run(args)
     except (ValueError, OSError) as error:

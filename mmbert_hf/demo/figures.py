@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmbert_hf.demo.verdicts import loss_change
-from mmbert_hf.schedules import Recipe
+from mmbert_hf.recipes import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert_hf.demo.figures import FIGURES, PALETTE, SMALL_FONT, PlotData
-from mmbert_hf.schedules import Recipe
+from mmbert_hf.recipes import Recipe
 
 WIDTH_INCHES = 4.8
 PNG_DPI = 150

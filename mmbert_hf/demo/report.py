@@ -21,7 +21,7 @@ from typing import Any
 from mmbert_hf.demo.figures import PALETTE, TIERS
 from mmbert_hf.demo.plots import can_plot, draw_plots
 from mmbert_hf.demo.verdicts import NOT_MEASURED, RELOAD_THRESHOLD, loss_change, scientific, signed, summary, verdicts
-from mmbert_hf.schedules import Recipe
+from mmbert_hf.recipes import Recipe
 
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"

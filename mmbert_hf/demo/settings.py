@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmbert_hf.demo.tiers import DECAY_ONLY, EXTENSION_TIER, PRETRAINING_TIER
-from mmbert_hf.schedules import Phase, Recipe, Trapezoid
+from mmbert_hf.recipes import Phase, Recipe
+from mmbert_hf.schedules import Trapezoid
 
 # The two languages that the report follows: in the decay of the run, never in the control.
 ADDED_LANGUAGES = DECAY_ONLY

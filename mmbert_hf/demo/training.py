@@ -6,12 +6,7 @@ learning rates, seed and number of rows; only the two added languages are missin
 """
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,8 +20,11 @@ from mmbert_hf.data.mixture import LanguageMixture
 from mmbert_hf.demo.settings import DemoSettings
 from mmbert_hf.masking import MaskingCollator
 from mmbert_hf.modeling import MMBertForMaskedLM
-from mmbert_hf.schedules import Recipe, learning_rate_lambda
+from mmbert_hf.recipes import Recipe
+from mmbert_hf.schedules import learning_rate_lambda
 from mmbert_hf.trainers.annealing import AnnealingCallback
+from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
+from mmbert_hf.trainers.stopping import StopOnInterrupt
 
 logger = logging.getLogger(__name__)
 
@@ -74,36 +72,6 @@ class SaveAt(TrainerCallback):
         """Ask for a checkpoint."""
         if state.global_step in self.steps:
             control.should_save = True
-
-
-class StopOnInterrupt(TrainerCallback):
-    """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop; the second time stop at once."""
-
-    def __init__(self) -> None:
-        self.interrupted = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take over the signals, and give them back however the training ends. Only the main thread gets signals."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop if asked to."""
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
 
 
 class PhaseLog(TrainerCallback):
@@ -163,7 +131,7 @@ class PhaseLog(TrainerCallback):
             records.append(
                 {
                     "name": phase.name,
-                    "languages": len(phase.languages),
+                    "languages": len(phase.languages or ()),
                     "temperature": phase.language_temperature,
                     "mask_ratio": phase.mask_ratio,
                     "max_length": phase.max_length,
@@ -236,7 +204,7 @@ def train(
     )
     trainer.remove_callback(ProgressCallback)  # PhaseLog has the bar, without a line of numbers per step
     trainer.remove_callback(PrinterCallback)
-    last = _last_complete_checkpoint(folder)
+    last = last_complete_checkpoint(folder)
     if last is not None:
         logger.info("%s: continuing behind step %s of %d", label, last.name.rpartition("-")[2], settings.steps)
     with stop.listening():
@@ -255,9 +223,3 @@ def _build_optimizer(model: torch.nn.Module, settings: DemoSettings) -> tuple[An
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), eps=1e-8)
     factor = learning_rate_lambda(settings.learning_rate_schedule, settings.steps)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _last_complete_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; Trainer writes its state file last."""
-    complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -39,7 +39,7 @@ class FixedMasks:
     """Held-out texts per language with masks drawn once.
 
     Args:
-        texts: Per language a sequence of texts.
+        texts: Per language a sequence of texts, or of token ids without special tokens.
         tokenizer: With a mask token.
         mask_ratio: In [0, 1].
         max_length: Longest row in tokens; longer texts are cut into pieces of nearly equal length.
@@ -58,7 +58,7 @@ class FixedMasks:
 
     def __init__(
         self,
-        texts: Mapping[str, Sequence[str]],
+        texts: Mapping[str, Sequence[Any]],
         tokenizer: Any,
         *,
         mask_ratio: float = 0.15,
@@ -74,7 +74,7 @@ class FixedMasks:
             if not language_texts:
                 raise ValueError(f"{language!r} has no held-out text; leave it out or give it some")
             rows = []
-            for ids in tokenizer(list(language_texts), add_special_tokens=False, verbose=False)["input_ids"]:
+            for ids in _token_ids(list(language_texts), tokenizer):
                 for start, stop in cut(len(ids), max_length - NUM_SPECIAL_TOKENS):
                     row = torch.tensor([tokenizer.bos_token_id, *ids[start:stop], tokenizer.eos_token_id])
                     rows.append(collator.mask(row, {"sample_index": index}))
@@ -85,6 +85,13 @@ class FixedMasks:
                     "give more text or a higher mask_ratio"
                 )
             self.rows[language] = rows
+
+
+def _token_ids(documents: list[Any], tokenizer: Any) -> list[list[int]]:
+    """Return token ids without special tokens, of texts or of what are token ids already."""
+    if isinstance(documents[0], str):
+        return tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
+    return [[int(token) for token in document] for document in documents]
 
 
 def token_byte_lengths(tokenizer: Any) -> torch.Tensor:
@@ -135,6 +142,52 @@ def masked_scores(
         code: MaskedScore(nats / masked, nats / max(1.0, num_bytes), right / masked, int(masked))
         for code, (nats, num_bytes, right, masked) in zip(chosen, totals.tolist(), strict=True)
     }
+
+
+@torch.no_grad()
+def masked_losses(model: Any, masks: FixedMasks, *, tokens_per_batch: int = 8192) -> dict[str, float]:
+    """Measure the loss of an `MMBertForMaskedLM` per language, through its forward alone.
+
+    So it works wherever the model trains, also where its parameters are sharded over processes; every process measures
+    everything. `masked_scores` gives more, and also measures transformers' ModernBERT.
+
+    Args:
+        model: The model, wrapped or not.
+        masks: What to predict.
+        tokens_per_batch: Packed rows are joined up to this many tokens.
+
+    Returns:
+        Per language the mean negative log-likelihood of its masked tokens, in nats.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    losses = {}
+    for language, rows in masks.rows.items():
+        total, count = 0.0, 0
+        for batch in _joined(rows, tokens_per_batch):
+            ids, labels = (torch.cat(parts)[None].to(device) for parts in zip(*batch, strict=True))
+            ends = torch.tensor([0, *(len(row) for row, _ in batch)]).cumsum(0).to(torch.int32)
+            masked = int((labels != IGNORE_INDEX).sum())
+            loss = model(input_ids=ids, labels=labels, cu_seq_lens_q=ends.to(device)).loss
+            if masked:
+                total, count = total + float(loss) * masked, count + masked
+        losses[language] = total / count
+    model.train(was_training)
+    return losses
+
+
+def _joined(rows: list[Any], tokens_per_batch: int) -> list[list[Any]]:
+    """Group rows so that their tokens stay within the budget, or one row that is longer."""
+    batches: list[list[Any]] = [[]]
+    tokens = 0
+    for row in rows:
+        if batches[-1] and tokens + len(row[0]) > tokens_per_batch:
+            batches.append([])
+            tokens = 0
+        batches[-1].append(row)
+        tokens += len(row[0])
+    return batches
 
 
 def _batches(rows: list[Any], tokens_per_batch: int) -> list[list[Any]]:

@@ -3,7 +3,7 @@ import doctest
 import flops
 import pytest
 from cases import Case, make_batch
-from flops import attended_pairs, step_flops
+from flops import step_flops
 from implementations import OURS, XLMR, Settings, build
 from steps import make_step
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,13 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def test_doctests():
     assert doctest.testmod(flops).failed == 0
-
-
-@pytest.mark.parametrize("length", [1, 2, 5, 9])
-@pytest.mark.parametrize("reach", [None, 0, 1, 3, 20])
-def test_pairs_are_those_of_the_window(length, reach):
-    within = [(i, j) for i in range(length) for j in range(length) if reach is None or abs(i - j) <= reach]
-    assert attended_pairs(length, reach) == len(within)
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])

@@ -24,7 +24,7 @@ from mmbert_hf.demo.report import (
     sort_metrics,
     write_report,
 )
-from mmbert_hf.schedules import Phase, Recipe
+from mmbert_hf.recipes import Phase, Recipe
 
 STEPS = 80
 ADDED = ("fao", "tir")

@@ -1,0 +1,45 @@
+"""``mmbert plot``: what a run logged, as a picture and as JSON."""
+
+import argparse
+from typing import Any
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to ``mmbert``."""
+    parser = verbs.add_parser(
+        "plot",
+        help="draw what a training logged, or write it as JSON",
+        description=(
+            "Draw what a training logged: the loss over tokens with the phases of its recipe, learning rate, mask "
+            "ratio, throughput, and the loss of each language at its first and last evaluation. Works while the "
+            "training runs, from its newest checkpoint."
+        ),
+    )
+    parser.add_argument(
+        "run_folder", metavar="RUN_FOLDER", help="output folder of a training, or one of its checkpoints"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="picture to write: .png, .svg or .pdf (default: plot.png, unless --json is given)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything that was logged, as columns")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the run, and write what was asked for."""
+    from mmbert_hf.plotting import check_can_plot, plot_run
+    from mmbert_hf.run_log import read_run
+
+    output = args.output or (None if args.json else "plot.png")
+    if output is not None:
+        check_can_plot()
+    log = read_run(args.run_folder)
+    if args.json:
+        log.to_json(args.json)
+        print(f"wrote {args.json}")
+    if output is not None:
+        print(f"wrote {plot_run(log, output)}")
+    return 0

@@ -1,0 +1,106 @@
+"""What ``mmbert pretrain``, ``extend`` and ``decay`` share: their options, and how one of them runs."""
+
+import argparse
+import logging
+import os
+from typing import Any
+
+EPILOG = (
+    "Every argument of transformers' TrainingArguments and of MLMConfig may follow as well, such as "
+    "--bf16 true --save_steps 500 --report_to tensorboard --dataloader_num_workers 2. Stopped in any way, the same command "
+    "continues. On several GPUs: accelerate launch -m mmbert_hf.cli VERB ..."
+)
+
+
+def add_options(parser: argparse.ArgumentParser, *, needs_data: bool = True) -> None:
+    """Add the options that the three verbs share."""
+    parser.add_argument("--data", metavar="TABLE.yaml", required=needs_data, help="the table of languages")
+    parser.add_argument("--output-dir", required=True, help="where checkpoints, the model and run.json are written")
+    parser.add_argument("--preset", help="recipe (default: the one made for the model's size)")
+    parser.add_argument("--total-tokens", help="tokens in this run, such as 200M (default: the recipe's)")
+    parser.add_argument("--max-length", type=int, help="shorter rows than the recipe's")
+    parser.add_argument("--rows", type=int, help="packed rows per device and forward pass (default: 8)")
+    parser.add_argument("--tokenizer", help="folder or Hub name (default: the model's)")
+    parser.add_argument("--held-out", type=int, default=32, help="documents per language to measure on, at most")
+    parser.add_argument("--seed", type=int, default=42, help="of sampling, masks and dropout (default: %(default)s)")
+    parser.add_argument("--allow-change", action="store_true", help="continue a checkpoint of another run all the same")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(training_arguments=[])
+
+
+def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: Any = None) -> int:
+    """Run one phase with the parsed arguments.
+
+    Args:
+        args: Of `add_options`, with what argparse did not know in ``args.training_arguments``.
+        phase: Name of the phase.
+        model: Folder or Hub name to start from; None for a fresh model of the preset's size.
+        table: The languages; read from ``args.data`` if None.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("mmbert_hf").setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.WARNING)
+
+    from mmbert_hf.data.table import load_table
+    from mmbert_hf.presets import get_preset
+    from mmbert_hf.tokenization import MMBertTokenizer
+    from mmbert_hf.trainers.mlm import load_model
+    from mmbert_hf.trainers.runs import Interrupted, build_model, decay_from_anywhere, preset_for, run_recipe
+
+    table = load_table(args.data) if table is None else table
+    name = args.tokenizer or model
+    if name is None:
+        raise ValueError("a fresh model needs a tokenizer: --tokenizer FOLDER_OR_NAME, such as jhu-clsp/mmBERT-base")
+    tokenizer = MMBertTokenizer.from_pretrained(name)
+    if model is None:
+        preset = args.preset or "mmbert-small-paper"
+        network = build_model(preset, tokenizer, seed=args.seed)
+    else:
+        network = load_model(model)
+        preset = args.preset or preset_for(network)
+    recipe = get_preset(preset).recipe
+    if phase == "decay":
+        recipe = decay_from_anywhere(recipe, args.rewarm)
+    if phase == "extend":
+        longest = min(args.max_length or 10**9, recipe.only(phase).phases[0].max_length)
+        network.config.max_position_embeddings = max(network.config.max_position_embeddings, longest)
+    config = parse_training_arguments(args, preset, phase)
+    try:
+        report = run_recipe(network, tokenizer, table, config, recipe=recipe, held_out_documents=args.held_out)
+    except Interrupted as stopped:
+        raise KeyboardInterrupt(str(stopped)) from stopped
+    if config.process_index == 0:
+        print(report.table())
+        print(f"saved in {args.output_dir}: the model, its tokenizer, checkpoints, and run.json with all of this")
+    if config.world_size > 1:
+        import torch.distributed
+
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    return 0
+
+
+def parse_training_arguments(args: argparse.Namespace, preset: str, phase: str) -> Any:
+    """Return the `MLMConfig` of a verb: its own options, then what else was given."""
+    from transformers import HfArgumentParser
+
+    from mmbert_hf.data.token_counts import parse_tokens
+    from mmbert_hf.trainers.mlm_config import MLMConfig
+
+    chosen: dict[str, Any] = {
+        "output_dir": args.output_dir,
+        "recipe": preset,
+        "phases": phase,
+        "seed": args.seed,
+        "total_tokens": None if args.total_tokens is None else parse_tokens(args.total_tokens),
+        "max_length": args.max_length,
+        "per_device_train_batch_size": args.rows,
+        "allow_change": args.allow_change or None,
+    }
+    words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
+    parser = HfArgumentParser(MLMConfig, prog=f"mmbert {args.verb}", add_help=False)
+    config, unknown = parser.parse_args_into_dataclasses(
+        [*words, *args.training_arguments], return_remaining_strings=True
+    )
+    if unknown:
+        raise ValueError(f"unknown arguments: {' '.join(unknown)}; mmbert {args.verb} --help names what there is")
+    return config
