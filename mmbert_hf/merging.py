@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from mmbert_hf.conversion import TOKENIZER_FILES
+from mmbert_hf.conversion import TOKENIZER_FILES, _checked_destination
 from mmbert_hf.merge_checks import check_belong_together, result_dtypes, tokenizer_source
 from mmbert_hf.task_vectors import MagnitudeTrim, MajoritySign, ema_weights, ties
 from mmbert_hf.weight_files import WeightFolder, output_folder, write_shards
@@ -220,6 +220,7 @@ def merge_checkpoints(
     inputs = [*checkpoints] if base is None else [base, *checkpoints]
     if Path(output_dir).resolve() in {Path(name).resolve() for name in inputs}:
         raise ValueError(f"{output_dir} is one of the checkpoints to merge; write to another folder")
+    _checked_destination(Path(output_dir), overwrite)  # before anything is downloaded
     with ExitStack() as stack:
         folders = [stack.enter_context(WeightFolder.open(name)) for name in inputs]
         check_belong_together(folders)
@@ -232,7 +233,8 @@ def merge_checkpoints(
             _write_config(folders[0], merge, destination)
             if with_tokenizer is not None:
                 for path in (path for pattern in TOKENIZER_FILES for path in with_tokenizer.glob(pattern)):
-                    shutil.copyfile(path, destination / path.name)
+                    if path.is_file():
+                        shutil.copyfile(path, destination / path.name)
             write_shards(destination, merge.planned(), merge.tensors(), max_shard_size)
             _write_report(merge, destination, method, density, majority_sign, ema_decay)
     return Path(output_dir)

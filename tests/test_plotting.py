@@ -16,6 +16,11 @@ from mmbert_hf.run_log import RunLog
 from mmbert_hf.step_plan import plan_steps
 
 
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    monkeypatch.setattr(plotting, "DPI", 30)  # nobody looks at these pixels
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are written, to look at their lines."""

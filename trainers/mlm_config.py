@@ -79,6 +79,8 @@ class MLMConfig(TrainingArguments):
             )
         if self.split_batches:
             raise ValueError("split_batches can not be used: a step's rows are divided by the plan")
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # torch warns that there is nothing to pin for
         self.accelerator_config.even_batches = False  # every rank gets equally many micro-batches by the plan
 
     @property

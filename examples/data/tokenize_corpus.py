@@ -212,8 +212,10 @@ def make_executor(args: argparse.Namespace) -> Any:
 
         first = RayPipelineExecutor(make_pipeline(args), args.tasks, args.workers, logging_dir=logs[0], **resources)
         return RayPipelineExecutor(table, 1, logging_dir=logs[1], depends=first, skip_completed=False, **resources)
+    import dill
     from datatrove.executor import SlurmPipelineExecutor
 
+    dill.settings["recurse"] = True  # a node unpickles the steps of this script, and needs what they refer to
     if not args.partition:
         raise ValueError("--executor slurm needs --partition; `sinfo` lists those that there are")
     slurm = {"time": args.time, "partition": args.partition, "qos": args.qos, "env_command": args.env_command}

@@ -28,7 +28,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmbert_hf.data.packing import best_fit
+from mmbert_hf.data.packing import best_fit, fullest_fit
 from mmbert_hf.data.permutation import IndexPermutation
 from mmbert_hf.data.quotas import water_fill
 from mmbert_hf.data.row_plan import (
@@ -48,6 +48,8 @@ from mmbert_hf.data.row_plan import (
 SLACK_SHARE = 1 / 64
 MIN_SLACK_ROWS = 2
 MAX_WAIT = 3  # blocks
+# Blocks that best fit fills less than this are packed again with more effort.
+FULL_ENOUGH = 0.995
 # Documents of a language whose order is worked out at once.
 ORDER_CHUNK = 512
 # Purposes of random numbers, so that no two share a stream.
@@ -115,8 +117,7 @@ class RowPlanner:
         if block == self._first_blocks[number]:
             after.drawn_L[:] = 0
         pool_PC = np.concatenate([after.pool_PC, *self._draw(after, number, num_rows, rest_rows)])
-        rows = best_fit(pool_PC[:, LENGTH] + NUM_SPECIAL_TOKENS, span.max_length)
-        chosen, rest = _choose(rows, pool_PC, num_rows, block)
+        chosen, rest = _pack(pool_PC, num_rows, span.max_length, block)
         shuffle = np.random.default_rng([self.seed, _SHUFFLE, block]).permutation(num_rows)
         chosen = [chosen[place] for place in shuffle]
         edges = np.cumsum([0, *map(len, chosen)])
@@ -257,6 +258,21 @@ def _cut(
     number = np.arange(len(place)) - np.repeat(np.cumsum(num_pieces) - num_pieces, num_pieces)
     start = starts[place] + number * max_piece
     return place, start, np.minimum(max_piece, lengths[place] - start)
+
+
+def _pack(pool_PC: np.ndarray, num_rows: int, max_length: int, block: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Packs the pool and divides the rows into those given out now and the rest."""
+    sizes_P = pool_PC[:, LENGTH] + NUM_SPECIAL_TOKENS
+
+    def tokens(rows: list[list[int]]) -> int:
+        return int(sizes_P[[piece for row in rows for piece in row]].sum())
+
+    packed = _choose(best_fit(sizes_P, max_length), pool_PC, num_rows, block)
+    if tokens(packed[0]) < FULL_ENOUGH * num_rows * max_length:
+        again = _choose(fullest_fit(sizes_P, max_length), pool_PC, num_rows, block)
+        if tokens(again[0]) > tokens(packed[0]):
+            return again
+    return packed
 
 
 def _choose(

@@ -93,7 +93,7 @@ def test_other_folders_are_refused(tmp_path, narrow, tiny_model):
         run("--tile-from", tmp_path / "nowhere", *sizes)
     weights = tmp_path / "encoder" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(OSError, match="encoder are damaged .* copy the folder anew"):
+    with pytest.raises(OSError, match=r"encoder are damaged .* copy the folder anew"):
         run("--tile-from", tmp_path / "encoder", *sizes)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")

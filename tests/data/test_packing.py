@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmbert_hf.data import packing
-from mmbert_hf.data.packing import best_fit, cut_into_rows
+from mmbert_hf.data.packing import best_fit, cut_into_rows, fullest_fit
 
 
 def naive_best_fit(lengths, capacity):
@@ -71,6 +71,24 @@ def test_a_hundred_thousand_lengths():
     assert lengths.sum() / (8192 * len(rows)) > 0.999
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_the_fullest_fit_leaves_least_room_beside_the_longest(seed):
+    rng = np.random.default_rng(seed)
+    capacity = int(rng.integers(10, 50))
+    lengths = rng.integers(1, capacity + 1, size=11)
+    rows = fullest_fit(lengths, capacity)
+    assert sorted(index for row in rows for index in row) == list(range(11))
+    left = set(range(11))
+    for row in rows:
+        assert lengths[row[0]] == max(lengths[index] for index in left)
+        left.remove(row[0])
+        others = [lengths[list(subset)].sum() for size in range(len(left) + 1) for subset in combinations(left, size)]
+        room = capacity - lengths[row[0]]
+        assert lengths[row[1:]].sum() == max(total for total in others if total <= room)
+        left -= set(row[1:])
+
+
+@pytest.mark.parametrize("pack", [best_fit, fullest_fit])
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
@@ -80,9 +98,10 @@ def test_a_hundred_thousand_lengths():
         ([[1], [2]], r"vector of whole numbers, got shape \(2, 1\)"),
     ],
 )
-def test_bad_lengths_are_refused(lengths, message):
+def test_bad_lengths_are_refused(pack, lengths, message):
     with pytest.raises(ValueError, match=message):
-        best_fit(lengths, 10)
+        pack(lengths, 10)
+    assert pack([], 10) == []
 
 
 @pytest.mark.parametrize(("length", "sizes"), [(1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (11, [4, 4, 3])])

@@ -87,7 +87,7 @@ def test_too_much_is_refused_with_figures_and_the_fix():
         ValueError, match=r"1,000 tokens .* 2 languages may give 30 together, 970 too few: raise max_rep"
     ):
         capped_quotas({"eng": 0.9, "dan": 0.1}, 1000, {"eng": 10, "dan": 20})
-    with pytest.raises(ValueError, match="no entry for dan; give math.inf"):
+    with pytest.raises(ValueError, match=r"no entry for dan; give math\.inf"):
         capped_quotas({"eng": 0.9, "dan": 0.1}, 10, {"eng": 10})
     with pytest.raises(ValueError, match="shares must be positive"):
         capped_quotas({"eng": 0.0}, 10, {"eng": 10})

@@ -146,6 +146,7 @@ print("Submitted batch job 17")
 """
 
 
+@pytest.mark.slow
 def test_the_same_command_runs_on_slurm(tmp_path, corpus, finished):
     folder, _ = corpus
     commands = tmp_path / "commands"
