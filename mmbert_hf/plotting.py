@@ -79,9 +79,9 @@ def plot_run(run: RunLog, path: str | Path) -> Path:
         curves = {name: curve for name, curve in curves.items() if len(curve[0])}
         if curves:
             panels.append((title, _Curves(curves, label, unit, spans, kind)))
-    losses = {code: values for code, values in run.language_losses.items() if None not in values[:1] + values[-1:]}
-    if len(run.evaluation["step"]) > 1 and losses:
-        panels.append(("Held-out loss, first and last evaluation", lambda axis: _draw_languages(axis, losses)))
+    ends = run.language_ends
+    if ends:
+        panels.append(("Held-out loss, first and last evaluation", lambda axis: _draw_languages(axis, ends)))
     return _draw(panels, Path(path), f"step {run.step:,} of {run.total_steps:,}")
 
 
@@ -229,10 +229,7 @@ def _curve(places: Sequence[float], values: Sequence[Any]) -> tuple[np.ndarray, 
     return np.array([x for x, _ in pairs], dtype=float), np.array([y for _, y in pairs], dtype=float)
 
 
-def _draw_languages(axis: "Axes", losses: dict[str, list[float | None]]) -> None:
-    ends: dict[str, tuple[float, float]] = {
-        code: (values[0] or 0.0, values[-1] or 0.0) for code, values in losses.items()
-    }
+def _draw_languages(axis: "Axes", ends: dict[str, tuple[float, float]]) -> None:
     chosen = sorted(ends, key=lambda code: abs(ends[code][1] - ends[code][0]), reverse=True)[:MOST_LANGUAGES]
     chosen.sort(key=lambda code: ends[code][1] - ends[code][0])
     for place, code in enumerate(chosen):

@@ -64,6 +64,22 @@ class RunLog:
         }
 
     @property
+    def language_ends(self) -> dict[str, tuple[float, float]]:
+        """Language code -> its loss at the first and at the last evaluation, of languages that were measured at both.
+
+        `run.json` has them as ``losses`` before and after the run, from outside of the training's own log.
+        """
+        losses = self.settings.get("losses")
+        if isinstance(losses, Mapping) and losses.get("before") and losses.get("after"):
+            before, after = losses["before"], losses["after"]
+        elif len(self.evaluation["step"]) > 1:
+            before, after = ({code: column[end] for code, column in self.language_losses.items()} for end in (0, -1))
+        else:
+            return {}
+        pairs = {code: (loss, after.get(code)) for code, loss in before.items()}
+        return {code: pair for code, pair in pairs.items() if None not in pair}
+
+    @property
     def progress(self) -> tuple[str, list[float]]:
         """The name of the column that says how far each training record is, and that column.
 

@@ -220,7 +220,7 @@ def _rows_of_phase(phase: Phase, budget: int, full: int, multiple: int) -> np.nd
             f"{where} does not fit: its budget of {budget:,} tokens is less than half a step of {full} rows x "
             f"{phase.max_length:,} tokens = {step_tokens:,}; raise the total tokens or take fewer rows a step"
         )
-    rows = np.empty(0, dtype=np.int64)
+    rows: np.ndarray = np.empty(0, dtype=np.int64)
     if phase.batch_warmup and phase.min_batch_rows:
         least = full * phase.min_batch_rows / (phase.batch_rows or full)
         least = max(multiple, round(least / multiple) * multiple)

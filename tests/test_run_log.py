@@ -83,6 +83,18 @@ def test_progress_is_in_tokens_where_all_records_have_them(tmp_path, history):
     assert read_run(tmp_path).progress == ("step", [10, 20])
 
 
+def test_losses_before_and_after_come_from_the_record_of_the_run(tmp_path, history):
+    write_state(tmp_path, 20, history)
+    assert read_run(tmp_path).language_ends == {"eng": (5.0, 4.0)}  # the others were measured once
+    write_state(tmp_path, 20, history[:3])
+    assert read_run(tmp_path).language_ends == {}
+    losses = {"before": {"fao": 9.0, "eng": 3.0}, "after": {"fao": 5.0}}
+    (tmp_path / "run.json").write_text(json.dumps({"losses": losses}))
+    assert read_run(tmp_path).language_ends == {"fao": (9.0, 5.0)}
+    (tmp_path / "run.json").write_text(json.dumps({"losses": {"before": {"fao": 9.0}}}))
+    assert read_run(tmp_path).language_ends == {}
+
+
 def test_json_is_strict(tmp_path, history):
     history[0]["loss"] = float("nan")
     write_state(tmp_path, 20, history)

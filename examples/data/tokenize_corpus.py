@@ -1,7 +1,7 @@
 """Tokenise a corpus beyond one machine with datatrove: text in, token shards and a table for `mmbert pretrain` out.
 
     python examples/data/tokenize_corpus.py --source corpus/ --tokenizer jhu-clsp/mmBERT-base --output tokens/ --tasks 64
-    mmbert pretrain --preset mmbert-base-paper --data tokens/table.yaml
+    mmbert pretrain --preset mmbert-base-paper --data tokens/table.yaml --tokenizer jhu-clsp/mmBERT-base --output-dir run
 
 Reads JSON lines, Parquet or a data set of the Hub; each document says its language in a field, or all have one. Writes
 

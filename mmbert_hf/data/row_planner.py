@@ -262,7 +262,7 @@ def _cut(
 
 def _pack(pool_PC: np.ndarray, num_rows: int, max_length: int, block: int) -> tuple[list[list[int]], list[list[int]]]:
     """Packs the pool and divides the rows into those given out now and the rest."""
-    sizes_P = pool_PC[:, LENGTH] + NUM_SPECIAL_TOKENS
+    sizes_P: np.ndarray = pool_PC[:, LENGTH] + NUM_SPECIAL_TOKENS
 
     def tokens(rows: list[list[int]]) -> int:
         return int(sizes_P[[piece for row in rows for piece in row]].sum())

@@ -145,13 +145,19 @@ def test_long_documents_are_cut_to_full_rows_and_a_tail():
     assert mixture.left_over()[:, 2:].tolist() in ([[300, 7]], [])
 
 
-def test_passes_have_different_orders():
-    documents = make_documents({"fao": 3000})
-    mixture = make(documents, num_rows=60)  # 2.4 passes, nothing else to mix with
-    firsts = [ids for row in rows_of(mixture) for ids in row if ids >= 10]
-    one_pass, other = firsts[:2500], firsts[3000:5500]
-    assert one_pass != other
-    assert sorted(firsts) != firsts
+def test_every_pass_has_an_order_of_its_own():
+    planner = make()._planner
+    num_documents = len(DOCUMENTS["bre"])
+    passes = [planner._documents_from(0, number * num_documents)[0].tolist() for number in range(4)]
+    assert len({tuple(order) for order in passes}) == 4
+    assert all(sorted(order) == list(range(num_documents)) for order in passes)
+
+
+def test_rows_of_a_block_are_shuffled():
+    """Packing puts the longest documents into the first rows."""
+    mixture = make()
+    longest = [int(mixture[row]["document_lengths"].max()) for row in range(200)]
+    assert abs(np.corrcoef(np.arange(200), longest)[0, 1]) < 0.25
 
 
 @pytest.mark.parametrize(("max_length", "num_rows", "median"), [(1024, 1200, 150), (8192, 300, 700)])
@@ -277,6 +283,43 @@ def test_no_language_passes_its_limit(small_blocks, max_repeats):
         ids = np.array(ids)
         text += np.bincount((ids[ids >= 10] - 10) // IDS_PER_LANGUAGE, minlength=10)
     assert (text <= max_repeats * 3000).all()
+
+
+def test_a_limit_inside_a_pass_is_not_passed():
+    documents = {
+        "dan": make_documents({"dan": 50_000})["dan"],
+        "fao": TokenDocuments.from_arrays([np.full(100, 7), np.full(60, 7), np.full(10, 7)]),
+    }
+    given = set()
+    for seed in range(20):
+        mixture = make(documents, [RowSpan(phase(temperature=0.0), 0, 100)], max_repeats=1.5, seed=seed)
+        given.add(mixture._state_before(mixture._planner.num_blocks).tokens_L[1])
+    assert 170 <= max(given) <= 1.5 * 170
+    assert len(given) > 1  # the limit falls inside documents of several orders
+
+
+@pytest.mark.parametrize("num_rows", [200, 3200])
+def test_no_more_is_taken_than_wanted(small_blocks, monkeypatch, num_rows):
+    """Many languages, each of which takes whole pieces, go beyond what a block needs by chance alone."""
+    languages = [code for code in load_udhr() if "_" not in code][:100]
+    documents = make_documents(dict.fromkeys(languages, 1000))
+    if num_rows == 200:
+        monkeypatch.setattr(row_plan, "TOKENS_PER_BLOCK", 2**20)
+    beyond = []
+    for seed in range(4):
+        mixture = make(documents, num_rows=num_rows, max_repeats=None, seed=seed)
+        for block in range(1, mixture._planner.num_blocks + 1, 20):
+            pool = mixture._state_before(block).pool_PC
+            beyond.append((pool[:, row_plan.LENGTH] + 2).sum() / 128)
+    assert np.mean(beyond) < 5  # rows; two are wanted
+    assert np.max(beyond) < 12
+
+
+def test_a_capped_language_is_spread_over_the_span(small_blocks):
+    documents = make_documents({"dan": 200_000, "fao": 2000}, median=20)
+    mixture = make(documents, [RowSpan(phase(temperature=0.0), 0, 800)], max_repeats=1)
+    quarters = [mixture.tokens_per_language(first, first + 200)["fao"] for first in range(0, 800, 200)]
+    assert max(quarters) - min(quarters) < 0.25 * np.mean(quarters)
 
 
 def test_all_there_is_can_be_used_up():

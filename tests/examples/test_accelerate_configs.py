@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from mmbert_hf import modeling
+from mmbert_hf.cli import build_parser
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 FILES = sorted((FOLDER / "accelerate").glob("*.yaml"))
@@ -106,6 +107,8 @@ def test_the_commands_of_the_readme_can_be_parsed():
         assert args.module
         assert args.training_script == "mmbert_hf.cli"
         assert (FOLDER.parent / args.config_file).is_file()
+        verb = build_parser().parse_args([argument.rstrip("'") for argument in args.training_script_args])
+        assert verb.verb == "pretrain"
         named.add(Path(args.config_file).stem)
     assert named == set(PROCESSES)
 

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from mmbert_hf.data import load_udhr
+from mmbert_hf.data.sources import iter_documents
+from mmbert_hf.data.table import load_table
 
 pytest.importorskip("datatrove", reason="the pipeline is an example with a dependency of its own")
 
@@ -93,6 +95,8 @@ def test_the_counts_are_those_of_the_shards(corpus, finished):
     table = yaml.safe_load((finished / "table.yaml").read_text())["languages"]
     assert table["fao"] == {"source": "fao/*.parquet", "count": counts["languages"]["fao"]["tokens"]}
     assert set(table) == set(LANGUAGES)
+    documents = list(iter_documents(load_table(finished / "table.yaml").entries["fao"].source))
+    assert sum(map(len, documents)) == table["fao"]["count"]
 
 
 def test_a_second_run_continues(corpus, finished):
