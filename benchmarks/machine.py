@@ -12,44 +12,13 @@ import torch
 import transformers
 
 import mmbert_hf
+from mmbert_hf.flops import bf16_peak
 
 __all__ = ["available_memory", "bf16_peak", "busy_warning", "describe", "git_commit", "load_average"]
 
 # CPU features that matrix products use.
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16", "asimd", "bf16")
 BUSY_LOAD_PER_CPU = 0.25
-
-# Peak rate of dense bfloat16 matrix products with float32 sums, in operations per second, from the makers' data sheets
-# (halved where those count sparsity). The first pattern that fits the name of the card counts.
-BF16_PEAKS: tuple[tuple[str, float], ...] = (
-    (r"\bH200 NVL\b", 836e12),
-    (r"\bH200\b", 989e12),
-    (r"\bH100 PCIe\b", 756e12),
-    (r"\bH100 NVL\b", 835e12),
-    (r"\bH100\b.*\bHBM3\b|\bH100 SXM", 989e12),
-    (r"\bA100\b", 312e12),
-    (r"\bA30\b", 165e12),
-    (r"\bL40S\b", 362e12),
-    (r"\bL4\b", 121e12),
-    (r"\bRTX 4090$", 165e12),
-    (r"\bRTX 3090$", 71e12),
-)
-
-
-def bf16_peak(card: str) -> float | None:
-    """Peak rate of a card in dense bfloat16 matrix products.
-
-    Args:
-        card: As `torch.cuda.get_device_name` gives it.
-
-    Returns:
-        Floating-point operations per second; None for a card that is not in the table.
-
-    Example:
-        >>> bf16_peak("NVIDIA H100 80GB HBM3") / 1e12, bf16_peak("NVIDIA L4") / 1e12, bf16_peak("NVIDIA L40")
-        (989.0, 121.0, None)
-    """
-    return next((peak for pattern, peak in BF16_PEAKS if re.search(pattern, card)), None)
 
 
 def load_average() -> list[float] | None:

@@ -15,10 +15,6 @@ Design decisions:
 
 import json
 import logging
-import os
-import shutil
-import uuid
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +31,11 @@ from mmbert_hf.modeling import (
     MMBertModel,
     MMBertPreTrainedModel,
 )
+from mmbert_hf.output_folders import checked_destination, output_folder
 
 __all__ = ["MODERNBERT_CLASSES", "export_modernbert", "from_modernbert", "modernbert_values"]
 
 logger = logging.getLogger(__name__)
-
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 
 
 class ModernBertModel(MMBertModel):
@@ -186,7 +180,7 @@ def export_modernbert(
         ...     AutoModel.from_pretrained(folder).config.model_type
         'modernbert'
     """
-    destination = _checked_destination(Path(folder), overwrite)
+    destination = checked_destination(folder, overwrite)  # before anything is loaded
     if isinstance(model_or_folder, str | Path):
         tokenizer = _tokenizer_in(Path(model_or_folder)) if tokenizer is None else tokenizer
         model: PreTrainedModel = _load(model_or_folder)
@@ -201,13 +195,8 @@ def export_modernbert(
         check_vocabulary(model, tokenizer)
     values = modernbert_values(model.config, architecture) | {"dtype": str(model.dtype).removeprefix("torch.")}
 
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = _sibling(destination, "incomplete")
-    try:
+    with output_folder(destination, overwrite=overwrite, replaces_tokenizer=tokenizer is not None) as staging:
         _write(model, values, tokenizer, staging)
-        _move_into_place(staging, destination, replaces_tokenizer=tokenizer is not None)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return destination
 
 
@@ -289,21 +278,6 @@ def _tokenizer_in(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _checked_destination(folder: Path, overwrite: bool) -> Path:
-    folder = folder.expanduser().resolve()  # a link keeps pointing here: what it points to is replaced
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; give a folder to write to")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(
-            f"{folder} is not empty; give another folder, or pass overwrite=True to replace the model"
-        )
-    return folder
-
-
-def _sibling(folder: Path, purpose: str) -> Path:
-    return folder.with_name(f".{folder.name}.{purpose}-{uuid.uuid4().hex[:8]}")
-
-
 def _write(model: PreTrainedModel, values: dict[str, Any], tokenizer: Any, folder: Path) -> None:
     try:
         model.save_pretrained(folder)
@@ -312,37 +286,8 @@ def _write(model: PreTrainedModel, values: dict[str, Any], tokenizer: Any, folde
         if tokenizer is not None:
             save = getattr(tokenizer, "save_portable", tokenizer.save_pretrained)
             save(folder)
-        _share(folder)
     except Exception as error:
         # tokenizers reports a failed write as a bare Exception, safetensors as an error of its own.
         if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
             raise
         raise OSError(f"could not write the export beside its destination, which was not touched: {error}") from error
-
-
-def _share(folder: Path) -> None:
-    """Give every file the mode of a new file: safetensors writes for its owner alone."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~umask)
-
-
-def _move_into_place(staging: Path, destination: Path, *, replaces_tokenizer: bool) -> None:
-    """Rename `staging` to `destination`, and carry over the files that the export does not replace."""
-    if not destination.exists():
-        staging.rename(destination)
-        return
-    previous = _sibling(destination, "previous")
-    destination.rename(previous)
-    try:
-        staging.rename(destination)
-    except OSError:
-        previous.rename(destination)
-        raise
-    replaced = WEIGHT_FILES + (TOKENIZER_FILES if replaces_tokenizer else ())
-    for entry in previous.iterdir():
-        is_replaced = (destination / entry.name).exists() or any(fnmatch(entry.name, name) for name in replaced)
-        if not is_replaced:
-            entry.rename(destination / entry.name)
-    shutil.rmtree(previous)

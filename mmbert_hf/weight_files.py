@@ -10,9 +10,8 @@ Design decisions:
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,15 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmbert_hf.configuration import MMBertConfig
-from mmbert_hf.conversion import (
-    TOKENIZER_FILES,
-    _checked_destination,
-    _move_into_place,
-    _share,
-    _sibling,
-)
+from mmbert_hf.output_folders import TOKENIZER_FILES
 
-__all__ = ["PIECE_ELEMENTS", "TensorShape", "WeightFolder", "output_folder", "write_shards"]
+__all__ = ["PIECE_ELEMENTS", "TensorShape", "WeightFolder", "write_shards"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DOWNLOADED = ("config.json", "model*.safetensors", INDEX, *TOKENIZER_FILES)
@@ -235,42 +228,3 @@ def write_shards(
         index = {"metadata": metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return len(files)
-
-
-@contextmanager
-def output_folder(destination: str | Path, *, overwrite: bool, replaces_tokenizer: bool) -> Iterator[Path]:
-    """A folder to write a model into that appears at its destination when all is written, or not at all.
-
-    Args:
-        destination: Where it is to be.
-        overwrite: Replace the model in a folder that is not empty; other files, such as a model card, stay.
-        replaces_tokenizer: Whether a tokenizer is written too, so that the old one goes.
-
-    Yields:
-        The folder to write to, beside `destination`.
-
-    Raises:
-        FileExistsError: If `destination` is not empty and `overwrite` is false.
-        NotADirectoryError: If it is a file.
-        OSError: If writing fails; `destination` is as it was then.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with output_folder(f"{parent}/model", overwrite=False, replaces_tokenizer=False) as folder:
-        ...         _ = (folder / "config.json").write_text("{}")
-        ...     [path.name for path in Path(parent, "model").iterdir()]
-        ['config.json']
-    """
-    target = _checked_destination(Path(destination), overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = _sibling(target, "incomplete")
-    staging.mkdir()
-    try:
-        yield staging
-        _share(staging)
-        _move_into_place(staging, target, replaces_tokenizer=replaces_tokenizer)
-    except SafetensorError as error:
-        raise OSError(f"could not write beside {target}, which was not touched: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

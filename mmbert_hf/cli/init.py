@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
 
     from mmbert_hf.configuration import check_vocabulary
+    from mmbert_hf.output_folders import output_folder
     from mmbert_hf.tokenization import MMBertTokenizer
-    from mmbert_hf.weight_files import output_folder
 
     # Read first: a wrong name costs no work then.
     tokenizer = MMBertTokenizer.from_pretrained(args.tokenizer or args.tile_from)

@@ -152,6 +152,19 @@ class PackedMixture(torch.utils.data.Dataset):
             }
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the planner, which has all lengths once more; memory-mapped documents are pickled as their folder.
+        left_out = ("_planner", "_block")
+        kept = {name: value for name, value in vars(self).items() if name not in left_out}
+        return {**kept, "_span_plans": self._planner.spans}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        span_plans = state.pop("_span_plans")
+        self.__dict__.update(state)
+        documents = dict(zip(self.languages, self.documents, strict=True))
+        self._planner = RowPlanner(plan_languages(documents, self.max_repeats), span_plans, self.seed)
+        self._block = None
+
     # What is planned, and what comes out
 
     def quotas(self) -> list[dict[str, float]]:

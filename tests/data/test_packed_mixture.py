@@ -4,6 +4,7 @@ import doctest
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -379,6 +380,14 @@ def test_workers_read_the_same_rows(small_blocks, num_workers):
     rows = list(loader)
     assert [row["sample_index"] for row in rows] == list(range(285))
     assert [np.asarray(row["input_ids"]).tolist() for row in rows] == expected
+
+
+def test_a_pickled_mixture_goes_on_and_does_not_carry_lengths_twice(small_blocks):
+    mixture = make(spans=make_phases())
+    mixture[100]
+    data = pickle.dumps(mixture)
+    assert len(data) - len(pickle.dumps(mixture.documents)) < 90_000 < 4 * sum(map(len, mixture.documents))
+    assert rows_of(pickle.loads(data)) == rows_of(mixture)
 
 
 def test_ranks_divide_the_rows(small_blocks):

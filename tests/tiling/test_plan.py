@@ -3,9 +3,10 @@ import doctest
 import pytest
 from transformers import ModernBertConfig
 
-from mmbert_hf import MMBertConfig, tiling_plan
+from mmbert_hf import MMBertConfig
 from mmbert_hf.configuration import GLOBAL, LOCAL
-from mmbert_hf.tiling_plan import check_fit, place_layers, tiled_index, widened_config
+from mmbert_hf.tiling import plan as tiling_plan
+from mmbert_hf.tiling.plan import check_fit, place_layers, tiled_index, widened_config
 
 
 def test_docstring_examples():

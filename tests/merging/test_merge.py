@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
-from mmbert_hf import MMBertConfig, MMBertForMaskedLM, export_modernbert, merging
+from mmbert_hf import MMBertConfig, MMBertForMaskedLM, export_modernbert
 from mmbert_hf.merging import MERGE_FILE, merge_checkpoints
+from mmbert_hf.merging import merge as merging
 from mmbert_hf.testing import LoopbackHub
 from mmbert_hf.weight_files import INDEX, PIECE_ELEMENTS, WEIGHTS
 

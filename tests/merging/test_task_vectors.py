@@ -5,8 +5,8 @@ import pytest
 import torch
 from peft.utils import merge_utils
 
-from mmbert_hf import task_vectors
-from mmbert_hf.task_vectors import MagnitudeTrim, ema_weights, ties
+from mmbert_hf.merging import task_vectors
+from mmbert_hf.merging.task_vectors import MagnitudeTrim, ema_weights, ties
 
 
 def test_docstring_examples():

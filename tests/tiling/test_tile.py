@@ -3,8 +3,9 @@ import doctest
 import pytest
 import torch
 
-from mmbert_hf import MMBertConfig, MMBertForMaskedLM, tiling
+from mmbert_hf import MMBertConfig, MMBertForMaskedLM
 from mmbert_hf.configuration import GLOBAL, LOCAL
+from mmbert_hf.tiling import tile as tiling
 from mmbert_hf.tiling import tile_model, widened_config
 
 NARROW = MMBertConfig(

@@ -8,7 +8,7 @@ Design decisions:
 - Memory does not grow with the model or with the number of checkpoints: tensors are read and merged in pieces of rows
   (`mmbert_hf.weight_files`). Held in memory are one output shard and a few pieces per checkpoint.
 - Arithmetic in float32, whatever the checkpoints hold.
-- The arithmetic is in `mmbert_hf.task_vectors`; what may be merged at all, in `mmbert_hf.merge_checks`. TIES trims each
+- The arithmetic is in `mmbert_hf.merging.task_vectors`; what may be merged at all, in `mmbert_hf.merging.checks`. TIES trims each
   tensor by itself, as `peft` does, not the whole task vector at once.
 - Nothing is merged that does not belong together: another network (RoPE bases included), tokenizer, shape or integer
   tensor is an error that names the difference.
@@ -26,10 +26,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from mmbert_hf.conversion import TOKENIZER_FILES, _checked_destination
-from mmbert_hf.merge_checks import check_belong_together, result_dtypes, tokenizer_source
-from mmbert_hf.task_vectors import MagnitudeTrim, MajoritySign, ema_weights, ties
-from mmbert_hf.weight_files import WeightFolder, output_folder, write_shards
+from mmbert_hf.merging.checks import check_belong_together, result_dtypes, tokenizer_source
+from mmbert_hf.merging.task_vectors import MagnitudeTrim, MajoritySign, ema_weights, ties
+from mmbert_hf.output_folders import TOKENIZER_FILES, checked_destination, output_folder
+from mmbert_hf.weight_files import WeightFolder, write_shards
 
 __all__ = ["MERGE_FILE", "MergeMethod", "merge_checkpoints"]
 
@@ -220,7 +220,7 @@ def merge_checkpoints(
     inputs = [*checkpoints] if base is None else [base, *checkpoints]
     if Path(output_dir).resolve() in {Path(name).resolve() for name in inputs}:
         raise ValueError(f"{output_dir} is one of the checkpoints to merge; write to another folder")
-    _checked_destination(Path(output_dir), overwrite)  # before anything is downloaded
+    checked_destination(output_dir, overwrite)  # before anything is downloaded
     with ExitStack() as stack:
         folders = [stack.enter_context(WeightFolder.open(name)) for name in inputs]
         check_belong_together(folders)

@@ -28,7 +28,7 @@ import torch
 
 from mmbert_hf.configuration import MMBertConfig
 from mmbert_hf.heads import MMBertForMaskedLM
-from mmbert_hf.tiling_plan import TilingMethod, check_fit, place_layers, tiled_index, widened_config
+from mmbert_hf.tiling.plan import TilingMethod, check_fit, place_layers, tiled_index, widened_config
 
 __all__ = ["TilingMethod", "tile_model", "widened_config"]
 
