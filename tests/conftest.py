@@ -1,6 +1,7 @@
 """Shared by all tests: a small tokenizer over several scripts, a tiny model, and silence from transformers."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +16,19 @@ SENTENCES = {
     "tir": ["ብመንፅር ክብርን መሰልን ኩሎም ሰባት እንትውለዱ ነፃን ማዕርን እዮም።"],
     "jpn": ["すべての人間は、生れながらにして自由である。"],
 }
+
+
+GEMMA = Path(
+    os.environ.get("MMBERT_GEMMA2_TOKENIZER", Path(__file__).parents[1] / ".." / "shared" / "data" / "gemma2-tokenizer")
+)
+
+
+@pytest.fixture(scope="session")
+def gemma_folder() -> Path:
+    """The folder with the tokenizer of Gemma 2, which the published checkpoints have."""
+    if not (GEMMA / "tokenizer.json").is_file():
+        pytest.skip("set MMBERT_GEMMA2_TOKENIZER to a folder with Gemma 2's tokenizer.json")
+    return GEMMA
 
 
 @pytest.fixture(scope="session")

@@ -23,18 +23,31 @@ def last_complete_checkpoint(folder: str | Path, num_processes: int = 1) -> Path
     """Return the newest checkpoint in a folder that was written to its end, or None.
 
     transformers' own `get_last_checkpoint` takes the highest number, also where the process was killed while saving.
+    Each rank of the run that saved a checkpoint writes the state of its random numbers, so all of them are looked for.
 
     Args:
         folder: Where ``checkpoint-<step>`` folders are.
-        num_processes: Ranks of the run; each writes the state of its random numbers.
+        num_processes: Ranks of the run that saved, where the checkpoint does not say how many there were. A planned run
+            says so: continuing it with another number is refused by `PlanCallback.resume`, not silently started anew.
 
     Example:
         >>> last_complete_checkpoint("no/such/folder") is None
         True
     """
-    names = ["rng_state.pth"] if num_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(num_processes)]
     found = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        if read_state(path) is not None and all((path / name).is_file() for name in names):
+        state = read_state(path)
+        if state is not None and _has_random_states(path, _saving_processes(state, num_processes)):
             return path
     return None
+
+
+def _saving_processes(state: dict[str, Any], default: int) -> int:
+    """Return how many ranks wrote a checkpoint, by the state that `PlanCallback` keeps in it."""
+    planned = state.get("stateful_callbacks", {}).get("PlanCallback", {})
+    return int(planned.get("attributes", {}).get("fingerprint", {}).get("processes", default))
+
+
+def _has_random_states(checkpoint: Path, num_processes: int) -> bool:
+    names = ["rng_state.pth"] if num_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(num_processes)]
+    return all((checkpoint / name).is_file() for name in names)

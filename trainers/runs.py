@@ -32,6 +32,7 @@ from mmbert_hf.modeling import MMBertForMaskedLM
 from mmbert_hf.presets import get_preset
 from mmbert_hf.recipes import Recipe
 from mmbert_hf.schedules import Trapezoid
+from mmbert_hf.step_plan import StepPlan
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,8 @@ def run_recipe(
         shares=table.shares,
         callbacks=[stop, *callbacks],
     )
+    for line in summarise(trainer.plan):
+        logger.info("%s", line)
     before, after = _train_and_measure(trainer, stop)
     mixture = trainer.train_dataset
     added = [] if chosen.phases[0].name == names[0] else _added(table, [phase.name for phase in chosen.phases])
@@ -137,8 +140,10 @@ def _train_and_measure(trainer: MLMTrainer, stop: StopOnInterrupt) -> tuple[dict
     """Measure, train or continue, measure and save; the losses before and after."""
     folder = Path(trainer.args.output_dir)
     last = last_complete_checkpoint(folder, trainer.args.world_size)
-    record = None if last is None else _read_record(folder)
-    before = _measure(trainer) if record is None else record["losses"]["before"]
+    if last is not None:  # refuses another run before its record is touched
+        trainer.plan_callback.resume(str(last), allow_change=trainer.args.allow_change)
+    before = None if last is None or trainer.args.allow_change else _measured_before(folder)
+    before = _measure(trainer) if before is None else before
     _write_record(folder, trainer, {"before": before})
     with stop.listening():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -150,6 +155,20 @@ def _train_and_measure(trainer: MLMTrainer, stop: StopOnInterrupt) -> tuple[dict
     trainer.save_state()
     _write_record(folder, trainer, {"before": before, "after": after})
     return before, after
+
+
+def summarise(plan: StepPlan) -> list[str]:
+    """Return one line per phase: its steps, and how its batch compares with the recipe's."""
+    lines = []
+    for first, span in zip(plan.first_steps, plan.spans, strict=True):
+        phase, inside = span.phase, plan.phase == plan.phase[first]
+        rows, steps = int(plan.rows[inside].max()), int(inside.sum())
+        made_for = "" if phase.batch_rows in (None, rows) else f" (the recipe was made for {phase.batch_rows:,} rows)"
+        lines.append(
+            f"{phase.name}: {len(phase.languages or ())} languages, {steps:,} steps of {rows:,} rows x "
+            f"{phase.max_length:,} tokens{made_for}, peak learning rate {float(plan.learning_rate[inside].max()):g}"
+        )
+    return lines
 
 
 def _added(table: LanguageTable, phases: Sequence[str]) -> list[str]:
@@ -265,10 +284,11 @@ def _measure(trainer: MLMTrainer) -> dict[str, float]:
     return {code: metrics[f"eval_loss_{code}"] for code in trainer.eval_dataset}
 
 
-def _read_record(folder: Path) -> dict[str, Any] | None:
+def _measured_before(folder: Path) -> dict[str, float] | None:
+    """Return what this run measured before its first step; None if the record is missing or is not one."""
     try:
-        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["losses"]["before"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -12,7 +12,7 @@ Reads JSON lines, Parquet or a data set of the Hub; each document says its langu
 Runs on this machine; the same command with --executor slurm or --executor ray runs on a cluster, where --output has to be
 a folder that all nodes see. Run again, it continues: tasks that are complete are left out.
 
-Needs: pip install 'datatrove[io,processing]' mmbert-hf (Ray: also ray).
+Needs: pip install 'mmbert-hf[corpus]' (Ray: also ray).
 
 Design decisions:
 

@@ -13,7 +13,7 @@ def add_parser(verbs: Any) -> None:
         help="extend the context of a pre-trained encoder",
         description=(
             "The second phase of the recipe: more languages, rows of 8,192 tokens, RoPE base 160,000, mask ratio 15 %."
-        ).replace("%", "%%"),
+        ),
         epilog=EPILOG,
     )
     parser.add_argument("model", help="folder or Hub name of the pre-trained model")

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 EPILOG = (
-    "Every argument of transformers' TrainingArguments and of MLMConfig may follow as well, such as "
+    "Every argument of transformers' TrainingArguments and of MLMConfig may follow as well, behind the model, such as "
     "--bf16 true --save_steps 500 --report_to tensorboard --dataloader_num_workers 2. Stopped in any way, the same command "
     "continues. On several GPUs: accelerate launch -m mmbert_hf.cli VERB ..."
 )
@@ -50,6 +50,7 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
     name = args.tokenizer or model
     if name is None:
         raise ValueError("a fresh model needs a tokenizer: --tokenizer FOLDER_OR_NAME, such as jhu-clsp/mmBERT-base")
+    config = parse_training_arguments(args, phase)  # before anything is loaded: mistakes are told at once
     tokenizer = MMBertTokenizer.from_pretrained(name)
     if model is None:
         preset = args.preset or "mmbert-small-paper"
@@ -63,7 +64,7 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
     if phase == "extend":
         longest = min(args.max_length or 10**9, recipe.only(phase).phases[0].max_length)
         network.config.max_position_embeddings = max(network.config.max_position_embeddings, longest)
-    config = parse_training_arguments(args, preset, phase)
+    config.recipe = preset
     try:
         report = run_recipe(network, tokenizer, table, config, recipe=recipe, held_out_documents=args.held_out)
     except Interrupted as stopped:
@@ -79,7 +80,7 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
     return 0
 
 
-def parse_training_arguments(args: argparse.Namespace, preset: str, phase: str) -> Any:
+def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
     """Return the `MLMConfig` of a verb: its own options, then what else was given."""
     from transformers import HfArgumentParser
 
@@ -88,7 +89,6 @@ def parse_training_arguments(args: argparse.Namespace, preset: str, phase: str) 
 
     chosen: dict[str, Any] = {
         "output_dir": args.output_dir,
-        "recipe": preset,
         "phases": phase,
         "seed": args.seed,
         "total_tokens": None if args.total_tokens is None else parse_tokens(args.total_tokens),
@@ -97,7 +97,10 @@ def parse_training_arguments(args: argparse.Namespace, preset: str, phase: str) 
         "allow_change": args.allow_change or None,
     }
     words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
-    parser = HfArgumentParser(MLMConfig, prog=f"mmbert {args.verb}", add_help=False)
+    # An option that the verb does not know can not keep what follows it from being read as the model: so it comes last.
+    model = "" if args.verb == "pretrain" else "MODEL "
+    usage = f"mmbert {args.verb} {model}[options] [arguments of TrainingArguments and MLMConfig]"
+    parser = HfArgumentParser(MLMConfig, prog=f"mmbert {args.verb}", usage=usage, add_help=False)
     config, unknown = parser.parse_args_into_dataclasses(
         [*words, *args.training_arguments], return_remaining_strings=True
     )

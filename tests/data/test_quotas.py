@@ -1,5 +1,8 @@
+import csv
 import doctest
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,3 +94,29 @@ def test_too_much_is_refused_with_figures_and_the_fix():
         capped_quotas({"eng": 0.9, "dan": 0.1}, 10, {"eng": 10})
     with pytest.raises(ValueError, match="shares must be positive"):
         capped_quotas({"eng": 0.0}, 10, {"eng": 10})
+
+
+AUTHORS_COUNTS = Path(
+    os.environ.get(
+        "MMBERT_LANGUAGE_COUNTS", Path(__file__).parents[2] / ".." / "shared" / "data" / "mmbert_language_counts.csv"
+    )
+)
+
+
+@pytest.mark.skipif(
+    not AUTHORS_COUNTS.is_file(), reason="set MMBERT_LANGUAGE_COUNTS to the authors' table of tokens per language and phase"
+)
+def test_the_authors_own_counts_follow_the_formula():
+    """Their extension mixture follows from their pre-training mixture, temperature 0.5 from 0.7, but for hand-set shares."""
+    with AUTHORS_COUNTS.open() as file:
+        rows = {row["language"]: (float(row["pretrain"]), float(row["ext"])) for row in csv.DictReader(file)}
+    both = {code: row for code, row in rows.items() if min(row) > 0 and code not in ("eng", "code")}
+    assert len(both) == 59
+    before, after = np.log(np.array(list(both.values()))).T
+    slope = np.polyfit(before, after, 1)[0]
+    assert slope == pytest.approx(0.71, abs=0.005)  # 0.5 / 0.7
+    sizes = {code: row[0] ** (1 / 0.7) for code, row in both.items()}
+    ours = np.log(list(language_shares(sizes, 0.5).values()))
+    slope, intercept = np.polyfit(ours, after - np.log(np.exp(after).sum()), 1)
+    assert slope == pytest.approx(1.0, abs=0.02)
+    assert intercept == pytest.approx(0.0, abs=0.1)

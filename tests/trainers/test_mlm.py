@@ -1,6 +1,8 @@
 import doctest
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -114,6 +116,40 @@ def test_what_is_logged_reaches_an_integration(tiny_model, tokenizer, recipe, do
     assert ratios == pytest.approx(expected)
     tokens = trainer.train_dataset.tokens_per_language()
     assert board.Scalars("train/tokens_seen")[-1].value == sum(tokens.values())
+
+
+def test_what_is_logged_reaches_trackio(tiny_model, tokenizer, recipe, documents, make_args, tmp_path):
+    """In a process of its own: trackio reads its folder when it is imported."""
+    tiny_model.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    script = """
+import json, pathlib, sys
+from mmbert_hf import MLMConfig, MLMTrainer, MMBertTokenizer
+folder = sys.argv[1]
+args = MLMConfig(folder + "/run", recipe="tiny", phases=["decay"], total_tokens=2000, max_length=64, max_repeats=None,
+    per_device_train_batch_size=4, report_to=["trackio"], project="annealing", run_name="one", use_cpu=True,
+    logging_steps=1, save_strategy="no", disable_tqdm=True)
+tokenizer = MMBertTokenizer.from_pretrained(folder + "/start")
+texts = json.load(open(folder + "/texts.json"))
+trainer = MLMTrainer(folder + "/start", args, texts, {"fao": texts["fao"][:2]}, tokenizer)
+trainer.train()
+trainer.evaluate()
+import trackio
+trackio.finish()
+from trackio.sqlite_storage import SQLiteStorage
+json.dump(SQLiteStorage.get_logs("annealing", SQLiteStorage.get_runs("annealing")[0]), open(folder + "/logs.json", "w"))
+"""
+    (tmp_path / "texts.json").write_text(json.dumps(documents))
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    logs = json.loads((tmp_path / "logs.json").read_text())
+    steps = [entry for entry in logs if "train/loss" in entry]
+    assert len(steps) == 8
+    assert {entry["train/mask_ratio"] for entry in steps} == {0.05}
+    assert all(entry["train/packing_fill"] > 0.7 for entry in steps)
+    assert any("eval/loss_fao" in entry for entry in logs)
 
 
 def test_all_of_it_works_with_the_stock_trainer(tiny_config, tokenizer, recipe, documents, make_args, tmp_path):
