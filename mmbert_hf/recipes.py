@@ -207,8 +207,8 @@ def describe(recipe: Recipe) -> str:
     """Return a recipe as a table for a terminal, one column per phase.
 
     >>> from mmbert_hf.presets import get_preset
-    >>> print(describe(get_preset("tiny").recipe).splitlines()[1])
-    tokens                    12,000,000  4,000,000     4,000,000
+    >>> print(describe(get_preset("tiny").recipe).splitlines()[1].split())
+    ['tokens', '12,000,000', '4,000,000', '4,000,000']
     """
     total = recipe.total_tokens
     rows: list[tuple[str, list[str]]] = [
