@@ -1,11 +1,12 @@
 import doctest
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from mmbert_hf import masking
-from mmbert_hf.masking import IGNORE_INDEX, MaskingCollator, mask_tokens
+from mmbert_hf.masking import IGNORE_INDEX, MaskingCollator, PackingCollator, mask_tokens
 from mmbert_hf.schedules import Linear, Piecewise
 
 
@@ -127,3 +128,91 @@ def test_ratio_for_other_data_sets_is_shared_with_worker_processes(tokenizer):
         masked.append(int((batch["labels"] != IGNORE_INDEX).sum()))
     assert masked[:3] == [0, 0, 0]
     assert masked[-2:] == [40, 40]  # seen by the worker, late by at most what it had prefetched
+
+
+def packed_row(number, lengths, *, ratio=0.5):
+    """A row as `PackedMixture` gives it: documents <bos> ... <eos> one after the other, int32."""
+    generator = torch.Generator().manual_seed(number)
+    documents = [[2, *torch.randint(10, 300, (length - 2,), generator=generator).tolist(), 1] for length in lengths]
+    return {
+        "input_ids": np.array([token for document in documents for token in document], np.int32),
+        "document_lengths": np.array(lengths, np.int32),
+        "languages": np.zeros(len(lengths), np.int32),
+        "sample_index": number,
+        "mask_ratio": ratio,
+    }
+
+
+ROWS = [packed_row(number, lengths) for number, lengths in enumerate([[40, 24], [64], [3, 30, 31], [17, 40], [60]])]
+
+
+def test_packed_rows_are_joined_with_their_document_boundaries(tokenizer):
+    batch = PackingCollator(tokenizer)(ROWS[:3])
+    assert sorted(batch) == ["cu_seq_lens_q", "input_ids", "labels", "max_length_q"]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 40, 64, 128, 131, 161, 192]
+    assert batch["cu_seq_lens_q"].dtype == torch.int32
+    assert (type(batch["max_length_q"]), batch["max_length_q"]) == (int, 64)
+    ids, labels = batch["input_ids"], batch["labels"]
+    assert (ids.shape, ids.dtype, labels.shape, labels.dtype) == ((1, 192), torch.int64, (1, 192), torch.int64)
+    written = torch.from_numpy(np.concatenate([row["input_ids"] for row in ROWS[:3]])).long()
+    assert torch.equal(torch.where(labels[0] == IGNORE_INDEX, ids[0], labels[0]), written)
+
+
+@pytest.mark.parametrize("sizes", [[5], [1] * 5, [2, 3], [4, 1]])
+def test_masks_of_a_packed_row_depend_on_its_number_alone(sizes, tokenizer):
+    collator, rows = PackingCollator(tokenizer, seed=3), iter(ROWS)
+    batches = [collator([next(rows) for _ in range(size)]) for size in sizes]
+    for name in ("input_ids", "labels"):
+        together = torch.cat([batch[name] for batch in batches], 1)
+        torch.manual_seed(len(sizes))  # the global generator has no say
+        alone = torch.cat([PackingCollator(tokenizer, seed=3)([row])[name] for row in ROWS], 1)
+        assert torch.equal(together, alone)
+    turned = collator(ROWS[::-1])
+    assert torch.equal(turned["labels"][0, :60], batches[-1]["labels"][0, -60:])
+
+
+def test_number_and_seed_of_a_packed_row_make_its_masks(tokenizer):
+    labels = PackingCollator(tokenizer, seed=3)([ROWS[1]])["labels"]
+    assert not torch.equal(PackingCollator(tokenizer, seed=4)([ROWS[1]])["labels"], labels)
+    assert not torch.equal(PackingCollator(tokenizer, seed=3)([{**ROWS[1], "sample_index": 9}])["labels"], labels)
+
+
+def test_the_mask_ratio_of_a_packed_row_wins(tokenizer):
+    rows = [packed_row(0, [500], ratio=0.0), packed_row(1, [500], ratio=1.0), packed_row(2, [500])]
+    del rows[2]["mask_ratio"]
+    collator = PackingCollator(tokenizer, 0.2)
+    collator.current_mask_ratio = 0.1  # as a callback would set it
+    parts = collator(rows)["labels"][0].reshape(3, 500)
+    assert (parts[0] == IGNORE_INDEX).all()
+    assert int((parts[1] != IGNORE_INDEX).sum()) == 498  # all but <bos> and <eos>
+    assert 20 < int((parts[2] != IGNORE_INDEX).sum()) < 80
+
+
+def test_special_tokens_of_packed_rows_are_not_chosen_unless_asked_for(tokenizer):
+    row = packed_row(0, [5] * 40, ratio=1.0)
+    special = torch.from_numpy(np.isin(row["input_ids"], [1, 2]))
+    batch = PackingCollator(tokenizer)([row])
+    assert torch.equal(batch["labels"][0] == IGNORE_INDEX, special)
+    assert torch.equal(batch["input_ids"][0][special], torch.tensor([2, 1] * 40))
+    chosen = PackingCollator(tokenizer, mask_special_tokens=True)([row])["labels"][0]
+    assert (chosen != IGNORE_INDEX).all()
+
+
+def test_document_lengths_that_do_not_fit_are_refused(tokenizer):
+    short = {**ROWS[0], "document_lengths": np.array([40, 23], np.int32)}
+    with pytest.raises(ValueError, match="document_lengths sum to 63, but there are 64 tokens"):
+        PackingCollator(tokenizer)([short])
+
+
+@pytest.mark.xfail(strict=True, reason="the sum over the batch is checked, not each row's")
+def test_document_lengths_are_checked_row_by_row(tokenizer):
+    short = {**ROWS[0], "document_lengths": np.array([40, 23], np.int32)}
+    long = {**ROWS[1], "document_lengths": np.array([65], np.int32)}
+    with pytest.raises(ValueError, match="document_lengths"):
+        PackingCollator(tokenizer)([short, long])
+
+
+def test_rows_of_other_data_sets_are_one_document_each(tokenizer):
+    batch = PackingCollator(tokenizer)([tokenizer("Alle mennesker"), tokenizer("Ingen")])
+    lengths = [len(tokenizer(text)["input_ids"]) for text in ("Alle mennesker", "Ingen")]
+    assert batch["cu_seq_lens_q"].diff().tolist() == lengths

@@ -14,9 +14,10 @@ def read_state(checkpoint: str | Path) -> dict[str, Any] | None:
     Trainer writes that file behind all others, so a checkpoint that has it whole was written to its end.
     """
     try:
-        return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return state if isinstance(state, dict) else None
 
 
 def last_complete_checkpoint(folder: str | Path, num_processes: int = 1) -> Path | None:

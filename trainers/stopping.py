@@ -1,4 +1,8 @@
-"""`StopOnInterrupt`: Ctrl-C and SIGTERM finish the step, save a checkpoint and stop."""
+"""`StopOnInterrupt`: Ctrl-C and SIGTERM finish the step, save a checkpoint and stop.
+
+A signal reaches the processes of a run at different moments, or only one of them. So they agree behind every step: one
+that stopped alone would leave the others waiting for its gradients.
+"""
 
 import signal
 import threading
@@ -7,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 
@@ -30,7 +35,8 @@ class StopOnInterrupt(TrainerCallback):
                 signal.signal(number, handler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop if asked to."""
+        """Save and stop if any process was asked to."""
+        self.interrupted = _any_process(self.interrupted, args)
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 
@@ -38,3 +44,12 @@ class StopOnInterrupt(TrainerCallback):
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
+
+
+def _any_process(flag: bool, args: Any) -> bool:
+    """Return whether the flag is set in any process of the run."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    flags = torch.tensor(float(flag), device=args.device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags.item())

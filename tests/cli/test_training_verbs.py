@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers.trainer
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback
 from transformers.initialization import no_init_weights
@@ -28,9 +29,7 @@ from mmbert_hf.evaluation.masked import FixedMasks, masked_scores
 def world(tmp_path_factory):
     """Three languages as files, a table of two of them, and a small model with its tokenizer."""
     folder = tmp_path_factory.mktemp("verbs")
-    texts = {
-        code: found.paragraphs(TRAINING_ARTICLES) for code, found in load_udhr(["dan", "eng", "fao"]).items()
-    }
+    texts = {code: found.paragraphs(TRAINING_ARTICLES) for code, found in load_udhr(["dan", "eng", "fao"]).items()}
     for code, paragraphs in texts.items():
         lines = [json.dumps({"text": text}, ensure_ascii=False) for text in paragraphs]
         (folder / f"{code}.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -195,7 +194,8 @@ def test_another_run_in_the_same_folder_is_refused_and_leaves_it_alone(world, mm
     command = ("pretrain", "--model", world.start, "--data", world.table, "--output-dir", out)
     longer = mmbert(*command, "--total-tokens", "2500")
     assert longer.status == 2
-    assert "belongs to another run: plan.total_tokens: 2000 -> 2500" in longer.err
+    assert "belongs to another run: " in longer.err
+    assert "plan.total_tokens: 2000 -> 2500" in longer.err
     assert "--allow-change" in longer.err
     assert (out / "run.json").read_text() == record
     allowed = mmbert(*command, "--total-tokens", "2500", "--allow-change")
@@ -210,7 +210,9 @@ def test_another_run_in_the_same_folder_is_refused_and_leaves_it_alone(world, mm
     assert other_masks.status == 0
     model = AutoModelForMaskedLM.from_pretrained(world.start)
     masks = FixedMasks({"dan": world.texts["dan"][-4:]}, world.tokenizer, max_length=128, seed=7)
-    assert report_of(other_masks)["dan"][1] == pytest.approx(masked_scores(model, masks)["dan"].nats_per_token, abs=6e-4)
+    assert report_of(other_masks)["dan"][1] == pytest.approx(
+        masked_scores(model, masks)["dan"].nats_per_token, abs=6e-4
+    )
 
 
 def test_another_number_of_processes_is_refused_not_started_anew(world, mmbert, pipeline):
@@ -246,7 +248,10 @@ def test_adding_without_the_old_languages_has_to_be_meant(world, mmbert):
     ("argv", "message"),
     [
         (("decay", "START", "--data", "TABLE", "--add-language", "dan=FOLDER/dan.jsonl"), "has 'dan' already"),
-        (("decay", "START", "--data", "TABLE", "--add-language", "dan_Latn=FOLDER/dan.jsonl"), "name the same language"),
+        (
+            ("decay", "START", "--data", "TABLE", "--add-language", "dan_Latn=FOLDER/dan.jsonl"),
+            "name the same language",
+        ),
         (("decay", "START", "--data", "TABLE", "--add-language", "fao"), "fao"),
         (("decay", "START", "--data", "TABLE", "--add-language", "xqx=FOLDER/dan.jsonl"), "xqx"),
         (("decay", "START", "--data", "TABLE", "--add-language", "fao=FOLDER/no.jsonl"), "no.jsonl"),
@@ -279,10 +284,8 @@ def test_mistakes_are_one_message_and_status_2(argv, message, world, mmbert):
     words = list(argv)
     for name, path in names.items():
         words = [word.replace(name, str(path)) for word in words]
-    if len(words) == 1:
-        done = mmbert(*words, short=False)
-    else:
-        done = mmbert(*words, "--output-dir", world.folder / "refused")
+    out = ("--output-dir", world.folder / "refused")
+    done = mmbert(*words, short=False) if len(words) == 1 else mmbert(*words, *out)
     assert done.status == 2, done.out
     assert message in done.err
     assert f"mmbert {argv[0]}" in done.err
@@ -345,6 +348,7 @@ def loads_as_published(folder, exported, tokenizer):
         torch.testing.assert_close(theirs(**inputs).logits, ours(**inputs).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_three_steps_from_the_released_shape(gemma_folder, world, mmbert, tmp_path):
     """140M parameters and Gemma 2's 256,000 tokens: the recipe is for the published checkpoints, too."""
     tokenizer = MMBertTokenizer.from_pretrained(gemma_folder)
@@ -365,7 +369,8 @@ def test_three_steps_from_the_released_shape(gemma_folder, world, mmbert, tmp_pa
         record = json.loads((out / "run.json").read_text())
         assert (record["num_steps"], record["phases"][0]["max_length"]) == (3, 128)
         assert [phase["weight_decay"] for phase in record["phases"]] == [4e-5]  # found to be small's recipe
-        trained = load_file(out / "model.safetensors")["model.layers.5.mlp.Wo.weight"]
+        with safe_open(out / "model.safetensors", "pt") as weights:
+            trained = weights.get_tensor("model.layers.5.mlp.Wo.weight")
         assert 1e-6 < (trained - start).abs().max() < 1e-2
         loads_as_published(out, tmp_path / "again", tokenizer)
     finally:

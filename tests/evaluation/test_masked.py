@@ -1,10 +1,11 @@
 import doctest
 
+import numpy as np
 import pytest
 import torch
 
 from mmbert_hf.evaluation import FixedMasks, masked, masked_scores
-from mmbert_hf.evaluation.masked import token_byte_lengths
+from mmbert_hf.evaluation.masked import masked_losses, token_byte_lengths
 from mmbert_hf.masking import IGNORE_INDEX
 
 
@@ -72,3 +73,56 @@ def test_nothing_masked_is_an_error(tokenizer):
         FixedMasks({"fao": ["ein"]}, tokenizer, mask_ratio=0.0)
     with pytest.raises(ValueError, match="'fao' has no held-out text"):
         FixedMasks({"fao": []}, tokenizer)
+
+
+def test_losses_through_the_forward_are_the_scores(tiny_model, tokenizer, sentences):
+    masks = FixedMasks(sentences, tokenizer, mask_ratio=0.4, max_length=24)
+    scores, losses = masked_scores(tiny_model, masks), masked_losses(tiny_model, masks)
+    assert list(losses) == list(sentences)
+    for language, loss in losses.items():
+        assert loss == pytest.approx(scores[language].nats_per_token, rel=1e-5), language
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 50, 100_000])
+def test_losses_do_not_depend_on_how_rows_are_joined(tokens_per_batch, tiny_model, tokenizer, sentences):
+    masks = FixedMasks(sentences, tokenizer, mask_ratio=0.2, max_length=12, seed=1)
+    sizes = {int((labels != IGNORE_INDEX).sum()) for rows in masks.rows.values() for _, labels in rows}
+    assert 0 in sizes  # a row with nothing to predict does not spoil the mean
+    assert len(sizes) > 2  # and rows count by their masked tokens
+    seen = []
+    hook = tiny_model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    losses = masked_losses(tiny_model, masks, tokens_per_batch=tokens_per_batch)
+    hook.remove()
+    assert max(batch["input_ids"].numel() for batch in seen) <= max(12, tokens_per_batch)
+    assert all(int(batch["cu_seq_lens_q"][-1]) == batch["input_ids"].numel() for batch in seen)
+    assert len(seen) == {1: sum(map(len, masks.rows.values())), 100_000: len(sentences)}.get(
+        tokens_per_batch, len(seen)
+    )
+    for language, score in masked_scores(tiny_model, masks).items():
+        assert losses[language] == pytest.approx(score.nats_per_token, rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_losses_are_measured_without_dropout_and_leave_the_mode(training, tiny_config, tokenizer, sentences):
+    from mmbert_hf import MMBertForMaskedLM
+
+    tiny_config.attention_output_dropout = 0.5
+    model = MMBertForMaskedLM(tiny_config).train(training)
+    masks = FixedMasks({"eng": sentences["eng"]}, tokenizer, mask_ratio=0.4)
+    losses = masked_losses(model, masks)
+    assert masked_losses(model, masks) == losses
+    assert model.training is training
+    assert all(module.training is training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_token_ids_are_held_out_text_as_well(tokenizer, sentences):
+    ids = {code: tokenizer(texts, add_special_tokens=False)["input_ids"] for code, texts in sentences.items()}
+    arrays = {code: [np.array(found, np.int32) for found in documents] for code, documents in ids.items()}
+    expected = FixedMasks(sentences, tokenizer, mask_ratio=0.4, max_length=24).rows
+    for given in (ids, arrays):
+        for language, rows in FixedMasks(given, tokenizer, mask_ratio=0.4, max_length=24).rows.items():
+            assert len(rows) == len(expected[language])
+            for (row, labels), (row_of_text, labels_of_text) in zip(rows, expected[language], strict=True):
+                assert torch.equal(row, row_of_text)
+                assert torch.equal(labels, labels_of_text)
