@@ -160,6 +160,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(step, model, own_tokenize
     with pytest.raises(Interrupted, match=rf"stopped behind step {step + 1} of 31; the same command continues"):
         run_recipe(model, own_tokenizer, table, args, callbacks=[Interrupt(step)])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [path.name for path in Path(args.output_dir).glob("checkpoint-*")] == [f"checkpoint-{step + 1}"]
     model.load_state_dict(start)
     args = run_args()
     args.output_dir += "-cut"
