@@ -207,14 +207,8 @@ class PackingCollator(MaskingCollator):
             and the last one ends; `max_length_q`, int, tokens in the longest.
         """
         masked = [self.mask(torch.as_tensor(sample["input_ids"], dtype=torch.long), sample) for sample in samples]
-        lengths = torch.cat(
-            [torch.as_tensor(sample.get("document_lengths", [len(sample["input_ids"])])) for sample in samples]
-        )
+        lengths = torch.cat([_document_lengths(sample) for sample in samples])
         input_ids, labels = (torch.cat(parts)[None] for parts in zip(*masked, strict=True))
-        if int(lengths.sum()) != input_ids.shape[1]:
-            raise ValueError(
-                f"document_lengths sum to {int(lengths.sum())}, but there are {input_ids.shape[1]} tokens in the rows"
-            )
         ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
         return {
             "input_ids": input_ids,
@@ -222,3 +216,15 @@ class PackingCollator(MaskingCollator):
             "cu_seq_lens_q": ends,
             "max_length_q": int(lengths.max()),
         }
+
+
+def _document_lengths(sample: Mapping[str, Any]) -> torch.Tensor:
+    """Return the tokens of each document of a row, int64 [documents]; a row that does not say is one document."""
+    num_tokens = len(sample["input_ids"])
+    lengths = torch.as_tensor(sample.get("document_lengths", [num_tokens])).long()
+    if int(lengths.sum()) != num_tokens:
+        raise ValueError(
+            f"document_lengths of row {sample.get('sample_index', '?')} sum to {int(lengths.sum())}, but it has "
+            f"{num_tokens} tokens; every token belongs to one document"
+        )
+    return lengths

@@ -24,6 +24,8 @@ from mmbert_hf.trainers.reporting import Throughput, device_peak
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import default_logdir
 
 from mmbert_hf.configuration import check_vocabulary
 from mmbert_hf.data.packed_mixture import PackedMixture
@@ -131,6 +133,10 @@ class MLMTrainer(Trainer):
             callbacks=[self.plan_callback, *(callbacks or ())],
             **kwargs,
         )
+        for callback in self.callback_handler.callbacks:
+            # An evaluation before training would else be logged below the working folder (transformers 5.23).
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = str(Path(args.output_dir, default_logdir()))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, or continue a run.

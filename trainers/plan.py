@@ -157,7 +157,8 @@ class PlanCallback(TrainerCallback, ExportableState):
     def _apply(self, step: int, *, model: Any = None, optimizer: Any = None, **_: Any) -> None:
         phase = self.plan.phase_at(step)
         encoder = unwrapped_encoder(model)
-        if encoder.config.rope_parameters["full_attention"]["rope_theta"] != phase.rope_theta:
+        bases = {kind["rope_theta"] for kind in encoder.config.rope_parameters.values()}
+        if bases != {phase.rope_theta}:  # of global and local layers
             encoder.set_rope_theta(phase.rope_theta)
         if optimizer is not None:
             inside = self.plan.phase == self.plan.recipe.phases.index(phase)
@@ -192,5 +193,13 @@ def differences(before: Any, after: Any, name: str = "") -> list[str]:
         return [line for index, (old, new) in pairs for line in differences(old, new, f"{name}[{index}]")]
     if before == after:
         return []
+    if isinstance(before, list) and isinstance(after, list):  # of other lengths: what came and what went
+        gone = [str(value) for value in before if value not in after]
+        new = [str(value) for value in after if value not in before]
+        if gone or new:
+            changes = [
+                f"{word} {', '.join(values):.60}" for word, values in (("without", gone), ("with", new)) if values
+            ]
+            return [f"{name}: {len(before)} -> {len(after)}, {', '.join(changes)}"]
     old, new = ("none" if value is None else f"{value!s:.60}" for value in (before, after))
     return [f"{name}: {old} -> {new}"]

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 TINY = {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 6, "num_attention_heads": 4}
 MIN_DOCUMENTS_TO_HOLD_OUT_FROM = 4
+MIN_TOKENS_TO_MEASURE = 64  # with fewer, it may be that none is masked
 
 
 class Interrupted(Exception):
@@ -52,7 +53,7 @@ class RunReport:
     Attributes:
         before: Held-out loss per language before the first step, in nats per masked token.
         after: The same behind the last step.
-        added: Languages that the model had not been trained on before this run, as far as the table says.
+        added: Languages that enter in this run, by the table; none where it begins with the recipe's first phase.
         tokens: Tokens of each language that were read.
         repeats: How often the text of each language was read.
     """
@@ -99,7 +100,8 @@ def run_recipe(
         args: Of the trainer; ``args.recipe`` and ``args.phases`` say what is run.
         recipe: Overrides ``args.recipe``; all its phases, also those that are not run.
         held_out_documents: Documents of each language that are measured and not trained on, at most, and at most a
-            tenth of its documents. Languages of fewer than four documents are not measured.
+            tenth of its documents. Languages of fewer than four documents, or of too little text in them, are not
+            measured.
         callbacks: Of the trainer, besides its own.
 
     Returns:
@@ -132,7 +134,9 @@ def run_recipe(
         logger.info("%s", line)
     before, after = _train_and_measure(trainer, stop)
     mixture = trainer.train_dataset
-    added = [] if chosen.phases[0].name == names[0] else _added(table, [phase.name for phase in chosen.phases])
+    is_fresh = chosen.phases[0].name == names[0]
+    entered = set() if is_fresh else {phase.name for phase in chosen.phases}
+    added = [code for code, entry in table.entries.items() if entry.enters in entered]
     return RunReport(before, after, added, mixture.tokens_per_language(), mixture.repeats())
 
 
@@ -169,12 +173,6 @@ def summarise(plan: StepPlan) -> list[str]:
             f"{phase.max_length:,} tokens{made_for}, peak learning rate {float(plan.learning_rate[inside].max()):g}"
         )
     return lines
-
-
-def _added(table: LanguageTable, phases: Sequence[str]) -> list[str]:
-    """Return the languages that enter in these phases, unless all do: then there is nothing that they are added to."""
-    found = [code for code, entry in table.entries.items() if entry.enters in phases]
-    return found if len(found) < len(table.entries) else []
 
 
 def active_languages(table: LanguageTable, phases: Sequence[str], phase: str) -> list[str]:
@@ -258,18 +256,20 @@ def hold_out(
 
     Returns:
         What is left per language, and per language the token ids of what was held out; languages of fewer than four
-        documents keep all of them.
+        documents, or of fewer than 64 tokens in those that would be held out, keep all of them.
 
     Example:
-        >>> documents = {"fao": TokenDocuments.from_arrays([[5]] * 9 + [[6, 7]])}
+        >>> documents = {"fao": TokenDocuments.from_arrays([[5]] * 9 + [[6] * 70])}
         >>> rest, held_out = hold_out(documents, 32)
-        >>> len(rest["fao"]), held_out["fao"][0].tolist()
-        (9, [6, 7])
+        >>> len(rest["fao"]), len(held_out["fao"][0])
+        (9, 70)
     """
     rest, held_out = dict(documents), {}
     for code, found in documents.items():
         number = min(most, max(1, len(found) // 10))
         if number < 1 or len(found) < MIN_DOCUMENTS_TO_HOLD_OUT_FROM:
+            continue
+        if int(found.lengths[-number:].sum()) < MIN_TOKENS_TO_MEASURE:
             continue
         rest[code] = found.head(len(found) - number)
         held_out[code] = [found.tokens(index) for index in range(len(found) - number, len(found))]

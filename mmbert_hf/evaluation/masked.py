@@ -8,7 +8,8 @@ Design decisions:
   tokenizers. Both are given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,11 +134,9 @@ def masked_scores(
     rows.sort(key=lambda row: len(row[1]))
     position = {code: number for number, code in enumerate(chosen)}
     totals = torch.zeros(len(chosen), 4, dtype=torch.float64)  # nats, bytes, right, masked
-    was_training = model.training
-    model.eval()
-    for batch in _batches(rows, tokens_per_batch):
-        totals += _score_batch(model, masks, batch, position)
-    model.train(was_training)
+    with _evaluating(model):
+        for batch in _batches(rows, tokens_per_batch):
+            totals += _score_batch(model, masks, batch, position)
     return {
         code: MaskedScore(nats / masked, nats / max(1.0, num_bytes), right / masked, int(masked))
         for code, (nats, num_bytes, right, masked) in zip(chosen, totals.tolist(), strict=True)
@@ -159,22 +158,33 @@ def masked_losses(model: Any, masks: FixedMasks, *, tokens_per_batch: int = 8192
     Returns:
         Per language the mean negative log-likelihood of its masked tokens, in nats.
     """
+    with _evaluating(model):
+        return {language: _mean_loss(model, rows, tokens_per_batch) for language, rows in masks.rows.items()}
+
+
+def _mean_loss(model: Any, rows: list[Any], tokens_per_batch: int) -> float:
+    """Return the mean loss of the masked tokens of one language's rows, in nats."""
     device = next(model.parameters()).device
+    total, count = 0.0, 0
+    for batch in _joined(rows, tokens_per_batch):
+        ids, labels = (torch.cat(parts)[None].to(device) for parts in zip(*batch, strict=True))
+        ends = torch.tensor([0, *(len(row) for row, _ in batch)]).cumsum(0).to(torch.int32)
+        masked = int((labels != IGNORE_INDEX).sum())
+        loss = model(input_ids=ids, labels=labels, cu_seq_lens_q=ends.to(device)).loss
+        if masked:
+            total, count = total + float(loss) * masked, count + masked
+    return total / count
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode for a block, and back however it ends."""
     was_training = model.training
     model.eval()
-    losses = {}
-    for language, rows in masks.rows.items():
-        total, count = 0.0, 0
-        for batch in _joined(rows, tokens_per_batch):
-            ids, labels = (torch.cat(parts)[None].to(device) for parts in zip(*batch, strict=True))
-            ends = torch.tensor([0, *(len(row) for row, _ in batch)]).cumsum(0).to(torch.int32)
-            masked = int((labels != IGNORE_INDEX).sum())
-            loss = model(input_ids=ids, labels=labels, cu_seq_lens_q=ends.to(device)).loss
-            if masked:
-                total, count = total + float(loss) * masked, count + masked
-        losses[language] = total / count
-    model.train(was_training)
-    return losses
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _joined(rows: list[Any], tokens_per_batch: int) -> list[list[Any]]:

@@ -104,7 +104,8 @@ AUTHORS_COUNTS = Path(
 
 
 @pytest.mark.skipif(
-    not AUTHORS_COUNTS.is_file(), reason="set MMBERT_LANGUAGE_COUNTS to the authors' table of tokens per language and phase"
+    not AUTHORS_COUNTS.is_file(),
+    reason="set MMBERT_LANGUAGE_COUNTS to the authors' table of tokens per language and phase",
 )
 def test_the_authors_own_counts_follow_the_formula():
     """Their extension mixture follows from their pre-training mixture, temperature 0.5 from 0.7, but for hand-set shares."""

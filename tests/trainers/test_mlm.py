@@ -118,6 +118,18 @@ def test_what_is_logged_reaches_an_integration(tiny_model, tokenizer, recipe, do
     assert board.Scalars("train/tokens_seen")[-1].value == sum(tokens.values())
 
 
+def test_tensorboard_writes_into_the_output_folder_alone(
+    tiny_model, tokenizer, recipe, documents, make_args, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    args = make_args(report_to=["tensorboard"])
+    trainer = MLMTrainer(tiny_model, args, documents, {"fao": documents["fao"][:4]}, tokenizer, recipe=recipe)
+    trainer.evaluate()  # before training
+    trainer.train()
+    assert len(list((tmp_path / "run").rglob("events.out*"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_what_is_logged_reaches_trackio(tiny_model, tokenizer, recipe, documents, make_args, tmp_path):
     """In a process of its own: trackio reads its folder when it is imported."""
     tiny_model.save_pretrained(tmp_path / "start")

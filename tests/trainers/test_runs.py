@@ -207,7 +207,7 @@ def test_the_table_of_a_report():
     ("number", "most", "expected"), [(3, 32, 0), (4, 32, 1), (19, 32, 1), (20, 32, 2), (900, 32, 32), (900, 0, 0)]
 )
 def test_how_much_is_held_out(number, most, expected):
-    documents = TokenDocuments.from_arrays([[index + 5] for index in range(number)])
+    documents = TokenDocuments.from_arrays([[index + 5] * 70 for index in range(number)])
     rest, held_out = hold_out({"fao": documents}, most)
     assert len(rest["fao"]) == number - expected
     found = [int(array[0]) - 5 for array in held_out.get("fao", [])]
