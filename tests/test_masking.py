@@ -200,7 +200,7 @@ def test_special_tokens_of_packed_rows_are_not_chosen_unless_asked_for(tokenizer
 
 def test_document_lengths_that_do_not_fit_are_refused(tokenizer):
     short = {**ROWS[0], "document_lengths": np.array([40, 23], np.int32)}
-    with pytest.raises(ValueError, match="document_lengths of row .* sum to 63, but it has 64 tokens"):
+    with pytest.raises(ValueError, match=r"document_lengths of row .* sum to 63, but it has 64 tokens"):
         PackingCollator(tokenizer)([short])
 
 
