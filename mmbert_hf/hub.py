@@ -1,4 +1,7 @@
-"""The Hub, before anything is sent: is there a token, and does the Hub take it?"""
+"""The Hub, before anything is sent: is there a token, does the Hub take it, can this be the name of something there?"""
+
+import re
+from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -34,3 +37,24 @@ def require_token(api: HfApi) -> str:
             f"the Hub at {api.endpoint} refuses the token ({status}); make a new one with write access in your "
             "account's settings, then run `hf auth login` or set HF_TOKEN"
         ) from error
+
+
+def check_folder_or_hub_name(name: str) -> None:
+    """Refuse a mistyped folder at once: without a connection, asking the Hub for it takes minutes.
+
+    Args:
+        name: A folder, or the name of a repository on the Hub, which is ``owner/name``.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and it is no name of a repository either.
+
+    Example:
+        >>> check_folder_or_hub_name("jhu-clsp/mmBERT-base")
+        >>> check_folder_or_hub_name("./no-such-folder")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: there is no folder './no-such-folder', and a name on the Hub is owner/name
+    """
+    is_hub_name = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
+    if not Path(name).is_dir() and not is_hub_name:
+        raise FileNotFoundError(f"there is no folder {name!r}, and a name on the Hub is owner/name")

@@ -157,7 +157,7 @@ class WeightFolder:
 def _find(name: str) -> Path:
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(f"{name} is not a folder; give a folder or a Hub name such as jhu-clsp/mmBERT-base")
     repository, _, revision = name.partition("@")
     return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(DOWNLOADED)))

@@ -41,6 +41,7 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
     logging.getLogger("mmbert_hf").setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.WARNING)
 
     from mmbert_hf.data.table import load_table
+    from mmbert_hf.hub import check_folder_or_hub_name
     from mmbert_hf.presets import get_preset
     from mmbert_hf.tokenization import MMBertTokenizer
     from mmbert_hf.trainers.mlm import load_model
@@ -50,6 +51,8 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
     name = args.tokenizer or model
     if name is None:
         raise ValueError("a fresh model needs a tokenizer: --tokenizer FOLDER_OR_NAME, such as jhu-clsp/mmBERT-base")
+    for given in filter(None, (model, args.tokenizer)):
+        check_folder_or_hub_name(given)
     config = parse_training_arguments(args, phase)  # before anything is loaded: mistakes are told at once
     tokenizer = MMBertTokenizer.from_pretrained(name)
     if model is None:

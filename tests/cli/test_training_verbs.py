@@ -268,6 +268,8 @@ def test_adding_without_the_old_languages_has_to_be_meant(world, mmbert):
         (("pretrain", "--model", "START", "--data", "FOLDER/no.yaml"), "no.yaml does not exist"),
         (("pretrain", "--model", "START", "--data", "ENTERS"), "'eng' enters in 'decai', but the recipe's phases are"),
         (("pretrain", "--model", "START", "--data", "LATE"), "no language of the table is active in 'pretrain'"),
+        (("pretrain", "--model", "strat", "--data", "TABLE"), "there is no folder 'strat', and a name on the Hub is"),
+        (("decay", "./start/x", "--data", "TABLE"), "there is no folder './start/x'"),
         (("pretrain", "--model", "START"), "--data"),
         (("extend",), "required: model, --data, --output-dir"),
         # argparse takes "none" for the model where it does not know the option before it; nothing is looked up then
