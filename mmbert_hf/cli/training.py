@@ -51,9 +51,9 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
     name = args.tokenizer or model
     if name is None:
         raise ValueError("a fresh model needs a tokenizer: --tokenizer FOLDER_OR_NAME, such as jhu-clsp/mmBERT-base")
+    config = parse_training_arguments(args, phase)  # before anything is loaded: mistakes are told at once
     for given in filter(None, (model, args.tokenizer)):
         check_folder_or_hub_name(given)
-    config = parse_training_arguments(args, phase)  # before anything is loaded: mistakes are told at once
     tokenizer = MMBertTokenizer.from_pretrained(name)
     if model is None:
         preset = args.preset or "mmbert-small-paper"
