@@ -28,7 +28,7 @@ def checked_destination(folder: str | Path, overwrite: bool) -> Path:
         raise NotADirectoryError(f"{folder} is a file; give a folder to write to")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise FileExistsError(
-            f"{folder} is not empty; give another folder, or pass overwrite=True to replace the model"
+            f"{folder} is not empty; give another folder, or pass overwrite=True (--overwrite) to replace the model"
         )
     return folder
 

@@ -120,6 +120,9 @@ class MLMTrainer(Trainer):
         self._masks: FixedMasks | None = None
         self._throughput = Throughput()
         self._flops_per_token: dict[str, float] = {}
+        self.optimizer: Any
+        self.lr_scheduler: Any
+        self.control: Any
         args.max_steps = self.plan.num_steps
         super().__init__(
             model,
@@ -128,7 +131,7 @@ class MLMTrainer(Trainer):
                 processing_class, mask_special_tokens=args.mask_special_tokens, seed=args.seed
             ),
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,  # type: ignore[arg-type]
+            eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=[self.plan_callback, *(callbacks or ())],
             **kwargs,

@@ -54,7 +54,7 @@ class MLMConfig(TrainingArguments):
         default=False,
         metadata={"help": "Continue a checkpoint although recipe, data, tokenizer or processes are others."},
     )
-    learning_rate: float | None = field(  # type: ignore[assignment]
+    learning_rate: float | None = field(
         default=None,
         metadata={"help": "Peak of the first phase; the others keep their proportion to it. Default: the recipe's."},
     )

@@ -201,5 +201,5 @@ def differences(before: Any, after: Any, name: str = "") -> list[str]:
                 f"{word} {', '.join(values):.60}" for word, values in (("without", gone), ("with", new)) if values
             ]
             return [f"{name}: {len(before)} -> {len(after)}, {', '.join(changes)}"]
-    old, new = ("none" if value is None else f"{value!s:.60}" for value in (before, after))
-    return [f"{name}: {old} -> {new}"]
+    was, is_now = ("none" if value is None else f"{value!s:.60}" for value in (before, after))
+    return [f"{name}: {was} -> {is_now}"]

@@ -77,7 +77,8 @@ class RunReport:
             found = [code for code in group if code in self.before and code in self.after]
             if found:
                 means = [sum(losses[code] for code in found) / len(found) for losses in (self.before, self.after)]
-                lines.append(f"{'mean ' + name:12} {_losses(*means)}")
+                label = f"mean {name}" if self.added else "mean"
+                lines.append(f"{label:12} {_losses(*means)}")
         return "\n".join(lines)
 
 
@@ -132,6 +133,8 @@ def run_recipe(
     )
     for line in summarise(trainer.plan):
         logger.info("%s", line)
+    number = sum(map(len, held_out.values()))
+    logger.info("%d documents of %d languages are held out and measured", number, len(held_out))
     before, after = _train_and_measure(trainer, stop)
     mixture = trainer.train_dataset
     is_fresh = chosen.phases[0].name == names[0]

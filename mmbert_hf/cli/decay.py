@@ -17,6 +17,7 @@ def add_parser(verbs: Any) -> None:
             "held-out loss of every language before and after, the old ones included."
         ),
         epilog=EPILOG,
+        allow_abbrev=False,
     )
     parser.add_argument("model", help="folder or Hub name of the model: your own, or such as jhu-clsp/mmBERT-base")
     parser.add_argument(

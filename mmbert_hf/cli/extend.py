@@ -15,6 +15,7 @@ def add_parser(verbs: Any) -> None:
             "The second phase of the recipe: more languages, rows of 8,192 tokens, RoPE base 160,000, mask ratio 15 %."
         ),
         epilog=EPILOG,
+        allow_abbrev=False,
     )
     parser.add_argument("model", help="folder or Hub name of the pre-trained model")
     add_options(parser)

@@ -13,6 +13,7 @@ def add_parser(verbs: Any) -> None:
         help="train an encoder from a table of languages",
         description="The first phase of the recipe: many languages, rows of 1,024 tokens, a high mask ratio.",
         epilog=EPILOG,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--model", help="folder or Hub name to start from (default: a fresh model of the preset's size)"

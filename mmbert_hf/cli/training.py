@@ -20,8 +20,19 @@ def add_options(parser: argparse.ArgumentParser, *, needs_data: bool = True) -> 
     parser.add_argument("--total-tokens", help="tokens in this run, such as 200M (default: the recipe's)")
     parser.add_argument("--max-length", type=int, help="shorter rows than the recipe's")
     parser.add_argument("--rows", type=int, help="packed rows per device and forward pass (default: 8)")
+    parser.add_argument(
+        "--max-repeats",
+        "--max_repeats",
+        type=float,
+        help="how often the text of a language is read at most (default: 4)",
+    )
+    parser.add_argument(
+        "--learning-rate", "--learning_rate", type=float, help="peak of the phase (default: the recipe's)"
+    )
     parser.add_argument("--tokenizer", help="folder or Hub name (default: the model's)")
-    parser.add_argument("--held-out", type=int, default=32, help="documents per language to measure on, at most")
+    parser.add_argument(
+        "--held-out", type=int, default=32, help="documents per language to measure on, at most (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=42, help="of sampling, masks and dropout (default: %(default)s)")
     parser.add_argument("--allow-change", action="store_true", help="continue a checkpoint of another run all the same")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -96,6 +107,8 @@ def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
         "seed": args.seed,
         "total_tokens": None if args.total_tokens is None else parse_tokens(args.total_tokens),
         "max_length": args.max_length,
+        "max_repeats": args.max_repeats,
+        "learning_rate": args.learning_rate,
         "per_device_train_batch_size": args.rows,
         "allow_change": args.allow_change or None,
     }

@@ -172,12 +172,14 @@ def _check_supply(languages: Sequence[LanguageDocuments], span: RowSpan, plan: S
     wanted = plan.num_rows * plan.max_length
     if supply >= wanted * (1 - 1e-12):
         return
-    more = (wanted - supply) / float(plan.row_tokens_A.sum())
+    now = max((language.limit_tokens or 0) / language.num_tokens for language in active)
+    enough = now + (wanted - supply) / float(plan.row_tokens_A.sum())
+    enough = math.ceil(10 * enough + 0.5) / 10  # a part of a pass may miss a piece
     raise ValueError(
         f"phase {span.phase.name!r} fills {plan.num_rows:,} rows of {plan.max_length:,} tokens, {wanted:,} together, but "
         f"its {len(active)} languages have only {math.floor(supply):,} left to give under max_repeats, "
-        f"{math.ceil(wanted - supply):,} too few: raise max_repeats by {math.ceil(more * 100) / 100:g} or more, add text, "
-        "or plan fewer tokens"
+        f"{math.ceil(wanted - supply):,} too few: set max_repeats to {enough:g} or more "
+        f"(now {now:.3g}), add text, or plan fewer tokens"
     )
 
 

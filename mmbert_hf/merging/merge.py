@@ -261,7 +261,8 @@ def _checked_factors(
     allowed = needed if method == "ema" else [*needed, "weights"]
     for name, value in given.items():
         if value is None and name in needed:
-            raise ValueError(f"method {method!r} needs {name}; see the documentation of merge_checkpoints for values")
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"method {method!r} needs {name} ({option}); see merge_checkpoints or mmbert merge --help")
         if value is not None and name not in allowed:
             raise ValueError(f"method {method!r} takes no {name}, got {value!r}; leave it out")
     if density is not None and not 0.0 < density <= 1.0:
