@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -64,7 +65,7 @@ def mmbert(world):
         words = [str(word) for word in argv]
         options = [] if not short else [*small, *quiet, "--token_cache_dir", str(world.folder / "tokens")]
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), logging_as_it_was():
             try:
                 status = main([*words[:1], *_before(words[1:], options)])
             except SystemExit as stop:
@@ -72,6 +73,19 @@ def mmbert(world):
         return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
 
     return call
+
+
+@contextlib.contextmanager
+def logging_as_it_was():
+    """A verb says how much is logged, for its whole process: other tests are in it, too."""
+    loggers = [logging.getLogger(), logging.getLogger("mmbert_hf")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
 
 
 def _before(words, options):
