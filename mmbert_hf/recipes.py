@@ -17,9 +17,10 @@ from itertools import pairwise
 from typing import Any
 
 from mmbert_hf.schedules import Constant, Piecewise, Schedule, Trapezoid, check_fraction
+from mmbert_hf.special_tokens import NUM_SPECIAL_TOKENS
 
 UNCHANGED = Constant(1.0)
-MIN_ROW_TOKENS = 3  # <bos>, one token, <eos>
+MIN_ROW_TOKENS = NUM_SPECIAL_TOKENS + 1
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ BOS_TOKEN_ID = 2
 UNK_TOKEN_ID = 3
 MASK_TOKEN_ID = 4
 
+NUM_SPECIAL_TOKENS = 2  # around a text: <bos> in front, <eos> behind
+
 #: Token to id, in the order of the ids.
 SPECIAL_TOKEN_IDS = {
     PAD_TOKEN: PAD_TOKEN_ID,

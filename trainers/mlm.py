@@ -30,6 +30,7 @@ from transformers.integrations.integration_utils import default_logdir
 from mmbert_hf.configuration import check_vocabulary
 from mmbert_hf.data.packed_mixture import PackedMixture
 from mmbert_hf.data.token_documents import TokenDocuments
+from mmbert_hf.data.tokenising import TextEncoder
 from mmbert_hf.evaluation.masked import FixedMasks, masked_losses
 from mmbert_hf.flops import training_flops_per_token
 from mmbert_hf.masking import PackingCollator
@@ -111,7 +112,7 @@ class MLMTrainer(Trainer):
                 f"the mixture has {len(train_dataset)} rows and the plan {self.plan.num_rows}; make it of plan.spans"
             )
         fingerprint = {
-            "tokenizer": tokenizer_fingerprint(processing_class),
+            "tokenizer": TextEncoder(processing_class).fingerprint,
             "seed": args.seed,
             "processes": args.world_size,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
@@ -353,15 +354,6 @@ def load_model(name_or_path: str | Path) -> nn.Module:
     if AutoConfig.from_pretrained(name_or_path).model_type == "modernbert":
         return from_modernbert(str(name_or_path))
     return MMBertForMaskedLM.from_pretrained(name_or_path)
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Return a hex digest of a tokenizer's vocabulary and rules."""
-    import hashlib
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _check_context(model: nn.Module, plan: StepPlan) -> None:

@@ -55,6 +55,10 @@ class PlanCallback(TrainerCallback, ExportableState):
     def __init__(self, plan: StepPlan, mixture: PackedMixture, fingerprint: dict[str, Any] | None = None) -> None:
         self.plan, self.mixture = plan, mixture
         self.fingerprint = {"plan": plan.as_dict(), "data": mixture.fingerprint, **(fingerprint or {})}
+        self._peaks = [  # of each phase; the weight decay is relative to it
+            phase.learning_rate or float(plan.learning_rate[plan.phase == index].max())
+            for index, phase in enumerate(plan.recipe.phases)
+        ]
         self.tokens_seen = 0  # real tokens, for the trainer to set before it saves
         self._step = 0
 
@@ -161,8 +165,7 @@ class PlanCallback(TrainerCallback, ExportableState):
         if bases != {phase.rope_theta}:  # of global and local layers
             encoder.set_rope_theta(phase.rope_theta)
         if optimizer is not None:
-            inside = self.plan.phase == self.plan.recipe.phases.index(phase)
-            peak = phase.learning_rate or float(self.plan.learning_rate[inside].max())
+            peak = self._peaks[int(self.plan.phase[min(step, self.plan.num_steps - 1)])]
             set_phase(optimizer, weight_decay=phase.weight_decay, max_learning_rate=peak)
 
 

@@ -26,8 +26,7 @@ from transformers import BatchEncoding
 
 from mmbert_hf.languages import get_language, sampling_probabilities
 from mmbert_hf.schedules import Schedule, as_schedule
-
-NUM_SPECIAL_TOKENS = 2  # <bos> in front, <eos> behind
+from mmbert_hf.special_tokens import NUM_SPECIAL_TOKENS
 
 
 class Plan(NamedTuple):

@@ -28,7 +28,6 @@ from transformers import BatchEncoding
 from mmbert_hf.data.row_plan import (
     LANGUAGE,
     LENGTH,
-    NUM_SPECIAL_TOKENS,
     TAKEN,
     Block,
     PlannerState,
@@ -36,6 +35,7 @@ from mmbert_hf.data.row_plan import (
 from mmbert_hf.data.row_planner import RowPlanner
 from mmbert_hf.data.span_plans import check_documents, plan_languages, plan_quotas, plan_spans
 from mmbert_hf.data.token_documents import TokenDocuments
+from mmbert_hf.special_tokens import NUM_SPECIAL_TOKENS
 from mmbert_hf.step_plan import RowSpan
 
 MAX_KEPT_STATES = 64

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NUM_SPECIAL_TOKENS = 2  # <bos> in front, <eos> behind
+from mmbert_hf.special_tokens import NUM_SPECIAL_TOKENS
+
 TOKENS_PER_BLOCK = 2**20
 MIN_ROWS_PER_BLOCK = 16
 MIN_MAX_LENGTH = NUM_SPECIAL_TOKENS + 1

@@ -35,7 +35,6 @@ from mmbert_hf.data.row_plan import (
     DOCUMENT,
     LANGUAGE,
     LENGTH,
-    NUM_SPECIAL_TOKENS,
     START,
     TAKEN,
     Block,
@@ -43,6 +42,7 @@ from mmbert_hf.data.row_plan import (
     PlannerState,
     SpanPlan,
 )
+from mmbert_hf.special_tokens import NUM_SPECIAL_TOKENS
 
 # Rows' worth of pieces that a block takes beyond what it gives out, to choose among.
 SLACK_SHARE = 1 / 64

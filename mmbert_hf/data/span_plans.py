@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from mmbert_hf.data.quotas import language_shares, water_fill
-from mmbert_hf.data.row_plan import MIN_MAX_LENGTH, NUM_SPECIAL_TOKENS, LanguageDocuments, SpanPlan
+from mmbert_hf.data.row_plan import MIN_MAX_LENGTH, LanguageDocuments, SpanPlan
 from mmbert_hf.languages import get_language
+from mmbert_hf.special_tokens import NUM_SPECIAL_TOKENS
 from mmbert_hf.step_plan import RowSpan
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from mmbert_hf.data.mixture import NUM_SPECIAL_TOKENS, cut
+from mmbert_hf.data.mixture import cut
 from mmbert_hf.masking import IGNORE_INDEX, MaskingCollator
+from mmbert_hf.special_tokens import NUM_SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)

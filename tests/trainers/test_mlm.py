@@ -285,6 +285,19 @@ def test_another_run_is_refused_with_the_difference(tiny_model, tokenizer, recip
     assert allowed.state.global_step == allowed.plan.num_steps
 
 
+def test_a_tokenizer_that_padded_or_cut_before_is_the_same(
+    tiny_model, tokenizer, recipe, documents, make_args, tmp_path
+):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    used = type(tokenizer).from_pretrained(tmp_path / "tokenizer")
+    used(["en to", "tre"], padding=True, truncation=True, max_length=5)
+    trainers = [
+        MLMTrainer(tiny_model, make_args(), documents, processing_class=each, recipe=recipe)
+        for each in (tokenizer, used)
+    ]
+    assert trainers[0].plan_callback.fingerprint == trainers[1].plan_callback.fingerprint
+
+
 def test_a_checkpoint_that_was_cut_off_is_not_resumed(tiny_model, tokenizer, recipe, documents, make_args, tmp_path):
     args = make_args(save_strategy="steps", save_steps=2)
     MLMTrainer(tiny_model, args, documents, processing_class=tokenizer, recipe=recipe, callbacks=[StopAt(4)]).train()
