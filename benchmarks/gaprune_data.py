@@ -13,7 +13,9 @@ Get the packages with ``apt-get download dict-foldoc wordnet-base`` and unpack t
 
 import gzip
 import hashlib
+import random
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ FOLDOC = Path("usr/share/dictd/foldoc.dict.dz")
 WORDNET = Path("usr/share/wordnet")
 SPLITS = (("train", 50), ("selection", 70), ("test", 100))
 LIVING_THINGS = {"05", "20"}
-MAX_WORDS = 32
+MAX_WORDS = 20
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ def read_foldoc(folder: Path) -> list[Entry]:
         Entries in the order of the dictionary; entries that only point elsewhere are left out.
     """
     text = gzip.decompress((folder / FOLDOC).read_bytes()).decode("utf-8", errors="replace")
-    entries = []
+    entries: list[Entry | None] = []
     for block in re.split(r"\n(?=\S)", text):
         headword, _, body = block.partition("\n")
         paragraph = next((part for part in re.split(r"\n\s*\n", body) if part.strip()), "")
         entries.append(_entry(headword, re.sub(r"<[^>]*>", " ", paragraph, count=1)))
-    return _unique(entry for entry in entries if entry)
+    return _unique(entry for entry in entries if entry is not None)
 
 
 def read_wordnet(folder: Path) -> dict[str, list[Entry]]:
@@ -65,7 +67,8 @@ def read_wordnet(folder: Path) -> dict[str, list[Entry]]:
     Returns:
         ``living`` and ``general``, in the order of the database. Examples in quotation marks are cut off.
     """
-    living, general = [], []
+    living: list[Entry] = []
+    general: list[Entry] = []
     for line in (folder / WORDNET / "data.noun").read_text(encoding="latin-1").splitlines():
         if line.startswith("  "):
             continue
@@ -85,7 +88,7 @@ def _entry(headword: str, definition: str) -> Entry | None:
     return Entry(headword, " ".join(words)) if headword and len(words) >= 5 else None
 
 
-def _unique(entries) -> list[Entry]:
+def _unique(entries: Iterable[Entry]) -> list[Entry]:
     """The first entry of every headword and of every definition."""
     seen: set[str] = set()
     kept = []
@@ -95,3 +98,35 @@ def _unique(entries) -> list[Entry]:
             kept.append(entry)
             seen |= names
     return kept
+
+
+def read_domains(folder: Path) -> dict[str, tuple[list[Entry], list[Entry]]]:
+    """Both domains, each with the general entries.
+
+    Args:
+        folder: Where ``dict-foldoc`` and ``wordnet-base`` were unpacked.
+
+    Returns:
+        ``computing`` and ``living``: entries of the domain, and of WordNet's other nouns.
+    """
+    wordnet = read_wordnet(folder)
+    return {
+        "computing": (read_foldoc(folder), wordnet["general"]),
+        "living": (wordnet["living"], wordnet["general"]),
+    }
+
+
+def in_split(entries: Sequence[Entry], split: str, number: int | None = None, seed: int = 0) -> list[Entry]:
+    """The entries of a split, or some of them by seed."""
+    chosen = [entry for entry in entries if entry.split == split]
+    return chosen if number is None else random.Random(f"{seed} {split}").sample(chosen, number)
+
+
+def triplets(entries: Sequence[Entry], seed: int) -> dict[str, list[str]]:
+    """Columns anchor, positive, negative: the negative is the definition of another entry, by seed."""
+    shift = random.Random(seed).randrange(1, len(entries))
+    return {
+        "anchor": [entry.headword for entry in entries],
+        "positive": [entry.definition for entry in entries],
+        "negative": [entries[(place + shift) % len(entries)].definition for place in range(len(entries))],
+    }

@@ -36,10 +36,13 @@ if TYPE_CHECKING:
         MMBertPreTrainedModel,
     )
     from mmbert_hf.presets import get_preset
+    from mmbert_hf.pruning.config import GAPruneConfig
+    from mmbert_hf.pruning.pruner import GAPruner
     from mmbert_hf.recipes import Phase, Recipe
     from mmbert_hf.step_plan import plan_steps
     from mmbert_hf.tokenization import MMBertTokenizer
     from mmbert_hf.trainers.annealing import AnnealingCallback
+    from mmbert_hf.trainers.gaprune import GAPruneCallback
     from mmbert_hf.trainers.mlm import MLMTrainer
     from mmbert_hf.trainers.mlm_config import MLMConfig
     from mmbert_hf.trainers.runs import run_recipe
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
 # Where each public name lives. The one place; `__all__` and `dir()` follow it.
 _HOME = {
     "AnnealingCallback": "mmbert_hf.trainers.annealing",
+    "GAPruneCallback": "mmbert_hf.trainers.gaprune",
+    "GAPruneConfig": "mmbert_hf.pruning.config",
+    "GAPruner": "mmbert_hf.pruning.pruner",
     "LanguageMixture": "mmbert_hf.data.mixture",
     "MLMConfig": "mmbert_hf.trainers.mlm_config",
     "MLMTrainer": "mmbert_hf.trainers.mlm",
@@ -79,6 +85,9 @@ _HOME = {
 
 __all__ = [
     "AnnealingCallback",
+    "GAPruneCallback",
+    "GAPruneConfig",
+    "GAPruner",
     "LanguageMixture",
     "MLMConfig",
     "MLMTrainer",

@@ -14,6 +14,7 @@ Shape legend: O outputs, I inputs of a linear layer.
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -59,7 +60,12 @@ class _Processes:
     count: int
 
     @classmethod
-    def running(cls) -> "_Processes":
+    def running(cls, model: "SentenceTransformer") -> "_Processes":
+        """The processes that a launcher started, joined; the model goes to the device of this one."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            model.to(PartialState().device)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
         return cls(0, 1)
@@ -153,7 +159,7 @@ def collect_statistics(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    processes = _Processes.running()
+    processes = _Processes.running(model)
     layers = tuple(target.name for target in targets)
     groups = blocks_of_layers(model, targets, max_memory_gb)
     origin = Origin(

@@ -1,0 +1,142 @@
+"""What surrounds a pruned model in public: the card, the report without local paths, the commit, the files fetched back.
+
+Design decisions:
+
+- Paths of this computer are not published: the report names a parent that is on the Hub, or none.
+- A push is one commit: whoever downloads the model gets the old one or the new one. Files of an earlier model that the
+  new one does not have go in the same commit. When nothing has changed there is no commit.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbert_hf.pruning.report import PruningReport
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelCard
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["fetch_file", "published_report", "push_folder", "render_card"]
+
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tokenizer*", "vocab*", "merges.txt",
+            "special_tokens_map.json", "added_tokens.json", "onnx/*"]  # fmt: skip
+
+
+def published_report(report: PruningReport) -> PruningReport:
+    """The report as it may be published: a parent that is no name on the Hub and the folder of statistics are left out.
+
+    Args:
+        report: Not changed.
+
+    Example:
+        >>> report = PruningReport({"statistics_dir": "/home/me/statistics"}, base_model="/home/me/model")
+        >>> published_report(report).base_model, published_report(report).args
+        (None, {'statistics_dir': None})
+    """
+    name = report.base_model or ""
+    is_on_hub = HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+    return replace(report, base_model=name if is_on_hub else None, args={**report.args, "statistics_dir": None})
+
+
+def render_card(
+    repo_id: str, report: PruningReport, parent: "SentenceTransformer", given: Mapping[str, Any]
+) -> "ModelCard":
+    """The card of a pruned model: what is given, else what the card of its parent says, else left open.
+
+    Args:
+        repo_id: What the card loads.
+        report: From `published_report`.
+        parent: The dense model; or the pruned one itself if it was loaded again, whose card has it from there.
+        given: Arguments of `mmbert_hf.model_cards.pruned.pruned_embedder_card`; None is "not given".
+    """
+    from mmbert_hf.model_cards.pruned import inherited_metadata, pruned_embedder_card
+
+    # sentence-transformers keeps the card that it found beside a model in this attribute, and nowhere else.
+    known = inherited_metadata(getattr(parent, "_model_card_text", None) or "")
+    if report.base_model is not None:
+        known["base_model"] = report.base_model
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "license" in chosen:
+        known = {name: value for name, value in known.items() if not name.startswith("license")}
+    return pruned_embedder_card(repo_id, report, **{**known, **chosen})
+
+
+def push_folder(
+    api: "HfApi",
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None,
+    revision: str | None,
+    create_pr: bool,
+    commit_message: str,
+    exist_ok: bool,
+) -> str:
+    """Upload a folder in one commit.
+
+    Args:
+        api: Client, with a token that works.
+        folder: What to upload.
+        repo_id: ``owner/name``.
+        private: Of a new repository.
+        revision: Branch; made if it is not there.
+        create_pr: Open a pull request.
+        commit_message: First line of the commit.
+        exist_ok: Whether the repository may exist.
+
+    Returns:
+        The address of the pull request, else of the commit: the last one if nothing has changed.
+
+    Raises:
+        ValueError: `private` is asked for and the repository is public.
+    """
+    api.create_repo(repo_id, private=private, exist_ok=exist_ok)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(
+            f"{repo_id} exists and is public, and you asked for private: change it in its settings, or give another "
+            "name; nothing was pushed"
+        )
+    if revision is not None and not create_pr:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        revision=revision,
+        create_pr=create_pr,
+        delete_patterns=REPLACED,
+    )
+    return str(commit.pr_url or commit.commit_url)
+
+
+def fetch_file(folder_or_name: str, file: str, revision: str | None = None, token: str | None = None) -> Path | None:
+    """The path of one file of a model, downloaded if need be.
+
+    Args:
+        folder_or_name: A folder, or ``owner/name``.
+        file: Its name in there.
+        revision: Branch, tag or commit on the Hub.
+        token: Of the Hub.
+
+    Returns:
+        The path; None if the model has no such file.
+
+    Raises:
+        OSError: The Hub has no such model, or cannot be reached.
+    """
+    if Path(folder_or_name).is_dir():
+        path = Path(folder_or_name, file)
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(folder_or_name, file, revision=revision, token=token))
+    except LocalEntryNotFoundError:  # a subclass of the next one: no connection
+        raise
+    except EntryNotFoundError:
+        return None
