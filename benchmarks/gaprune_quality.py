@@ -101,8 +101,8 @@ def make_pruner(embedder: str, seed: int, folder: Path, output: Path) -> Any:
     args = GAPruneConfig(
         num_triplets=NUM_TRIPLETS, seed=seed, statistics_dir=str(output / f"statistics-{embedder}-{seed}")
     )
-    sets = (Dataset.from_dict(triplets(entries, seed)) for entries in (domain, general))
-    return GAPruner(load(embedder, folder), *sets, args)
+    sets = [Dataset.from_dict(triplets(entries, seed)) for entries in (domain, general)]
+    return GAPruner(load(embedder, folder), sets[0], sets[1], args)
 
 
 def run(cell: Cell, folder: Path, output: Path) -> dict[str, Any]:

@@ -77,11 +77,11 @@ def _sibling(folder: Path, purpose: str) -> Path:
 
 
 def _share(folder: Path) -> None:
-    """Give every file the mode of a new file: safetensors writes for its owner alone."""
+    """Give every file and folder the mode of a new one: safetensors writes for its owner alone."""
     umask = os.umask(0)
     os.umask(umask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~umask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _move_into_place(staging: Path, destination: Path, *, replaces_tokenizer: bool) -> None:

@@ -1,4 +1,8 @@
-"""Shared by all tests: a small tokenizer over several scripts, a tiny model, and silence from transformers."""
+"""Shared by all tests: a small tokenizer over several scripts, tiny models, and tiny embedders of several families.
+
+Weights of the embedders are large enough (0.2) that every term of a score shows. They are made anew for every test, since
+pruning changes them in place.
+"""
 
 import os
 from pathlib import Path
@@ -68,3 +72,199 @@ def tiny_model(tiny_config):
 
     torch.manual_seed(0)
     return MMBertForMaskedLM(tiny_config)
+
+
+WORDS = (
+    "free equal dignity rights slavery law person country work school freedom family property opinion peace music food "
+    "health house child mother religion art science author language border court judge trial crime"
+).split()
+
+
+def sentence(seed: int, length: int) -> str:
+    """Words in an order that depends on the seed alone."""
+    return " ".join(WORDS[(seed * 7 + place * (seed % 5 + 2)) % len(WORDS)] for place in range(length))
+
+
+@pytest.fixture(scope="session")
+def make_triplets():
+    """A function from a number, and a seed, to a dataset of triplets of different lengths."""
+
+    def make(num_rows: int = 6, seed: int = 0):
+        import datasets
+
+        numbers = range(seed * 1000, seed * 1000 + num_rows)
+        return datasets.Dataset.from_dict(
+            {
+                "anchor": [sentence(number, 2 + number % 3) for number in numbers],
+                "positive": [sentence(number + 1, 5 + number % 4) for number in numbers],
+                "negative": [sentence(number + 2, 4 + number % 7) for number in numbers],
+            }
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def word_piece(tmp_path_factory):
+    """A WordPiece tokenizer as BERT has it, trained on the words above."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    trained = BertWordPieceTokenizer()
+    trained.train_from_iterator([sentence(seed, 20) for seed in range(30)], vocab_size=200, show_progress=False)
+    folder = tmp_path_factory.mktemp("word_piece")
+    trained.save(str(folder / "tokenizer.json"))
+    return BertTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), model_max_length=64)
+
+
+@pytest.fixture(scope="session")
+def byte_level():
+    """A byte-level BPE tokenizer as Qwen has it: no special token in front, one at the end, padding on the left."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([sentence(seed, 20) for seed in range(30)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        padding_side="left",
+        model_max_length=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def build_embedder(tmp_path_factory):
+    """A function from a transformers model and a tokenizer to a SentenceTransformer on the CPU."""
+
+    def build(encoder, tokenizer, pooling: str = "mean", **options):
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+        folder = tmp_path_factory.mktemp("embedder")
+        encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = Transformer(str(folder))
+        size = transformer.auto_model.config.hidden_size
+        modules = [transformer, Pooling(size, pooling_mode=pooling), Normalize()]
+        return SentenceTransformer(modules=modules, device="cpu", **options).eval()
+
+    return build
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "initializer_range": 0.2}
+
+
+@pytest.fixture
+def bert_embedder(build_embedder, word_piece):
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(**SIZES, vocab_size=len(word_piece), intermediate_size=48, max_position_embeddings=64)
+    return build_embedder(BertModel(config), word_piece)
+
+
+@pytest.fixture
+def mpnet_embedder(build_embedder, word_piece):
+    import torch
+    from transformers import MPNetConfig, MPNetModel
+
+    torch.manual_seed(0)
+    config = MPNetConfig(
+        **SIZES, vocab_size=len(word_piece), intermediate_size=48, max_position_embeddings=80, pad_token_id=0
+    )
+    return build_embedder(MPNetModel(config), word_piece)
+
+
+@pytest.fixture
+def xlm_roberta_embedder(build_embedder, word_piece):
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        **SIZES, vocab_size=len(word_piece), intermediate_size=48, max_position_embeddings=80, pad_token_id=0
+    )
+    return build_embedder(XLMRobertaModel(config), word_piece)
+
+
+@pytest.fixture
+def modernbert_embedder(build_embedder, word_piece):
+    import torch
+    from transformers import ModernBertConfig, ModernBertModel
+
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        **{**SIZES, "num_hidden_layers": 4},
+        vocab_size=len(word_piece),
+        intermediate_size=40,
+        max_position_embeddings=64,
+        local_attention=8,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+        cls_token_id=None,
+        sep_token_id=None,
+    )
+    return build_embedder(ModernBertModel(config), word_piece)
+
+
+@pytest.fixture
+def mmbert_embedder(build_embedder, tokenizer):
+    import torch
+
+    from mmbert_hf import MMBertConfig, MMBertModel
+
+    torch.manual_seed(0)
+    config = MMBertConfig(
+        **{**SIZES, "num_hidden_layers": 4},
+        vocab_size=len(tokenizer),
+        intermediate_size=40,
+        max_position_embeddings=64,
+        local_attention=8,
+    )
+    return build_embedder(MMBertModel(config), tokenizer)
+
+
+@pytest.fixture
+def qwen3_embedder(build_embedder, byte_level):
+    """A decoder with grouped heads whose projections are as wide as its feed-forward, last-token pooling, prompts."""
+    import torch
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        **SIZES,
+        vocab_size=len(byte_level),
+        intermediate_size=48,
+        head_dim=12,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=byte_level.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=byte_level.eos_token_id,
+    )
+    prompts = {"query": "find the law: ", "document": ""}
+    return build_embedder(Qwen3Model(config), byte_level, "lasttoken", prompts=prompts)
+
+
+EMBEDDERS = ("bert", "mpnet", "xlm_roberta", "modernbert", "mmbert", "qwen3")
+
+
+@pytest.fixture(params=EMBEDDERS)
+def embedder(request):
+    """Each of the families in turn."""
+    return request.getfixturevalue(f"{request.param}_embedder")

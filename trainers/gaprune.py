@@ -309,6 +309,7 @@ def _arguments(model: "SentenceTransformer", dataset: "Dataset", folder: str, op
         "logging_strategy": "no",
         "report_to": "none",
         "dataloader_pin_memory": torch.accelerator.is_available(),
+        "use_cpu": not torch.accelerator.is_available(),  # said aloud, since otherwise bf16 is refused there
     }
     return SentenceTransformerTrainingArguments(output_dir=folder, **{**values, **options})
 

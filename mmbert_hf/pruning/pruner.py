@@ -308,7 +308,7 @@ class _Scores(dict[str, torch.Tensor]):
     """Scores by name, computed when they are asked for."""
 
     def __init__(self, scorer: Scorer) -> None:
-        super().__init__(dict.fromkeys(scorer.layers))  # type: ignore[arg-type]
+        super().__init__(dict.fromkeys(scorer.layers))
         self.scorer = scorer
 
     def __getitem__(self, name: str) -> torch.Tensor:

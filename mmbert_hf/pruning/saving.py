@@ -11,7 +11,6 @@ Design decisions:
 """
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +54,6 @@ def save_embedder(model: "SentenceTransformer", folder: str | Path, *, overwrite
     _check_modules(model)
     with output_folder(destination, overwrite=overwrite, replaces_tokenizer=True) as staging:
         _write(model, encoder, architecture, staging)
-    _open_folders(destination)
     return destination
 
 
@@ -107,15 +105,3 @@ def _write(model: "SentenceTransformer", encoder: PreTrainedModel, architecture:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _open_folders(folder: Path) -> None:
-    """Let subfolders (such as ``1_Pooling``) be entered by whom the umask allows."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in folder.iterdir():
-        if path.is_dir():
-            path.chmod(0o777 & ~umask)
-            for file in path.iterdir():
-                if file.is_file():
-                    file.chmod(0o666 & ~umask)

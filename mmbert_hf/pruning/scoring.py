@@ -284,11 +284,9 @@ class _Pass:
         with bar:
             for number in range(first, len(own)):
                 rows = own[number]
-                texts = (
-                    [column[row] for row in rows]
-                    for column in (self.triplets.anchors, self.triplets.positives, self.triplets.negatives)
-                )
-                add_batch(self.model, sums, *texts, scale=self.scale)
+                columns = (self.triplets.anchors, self.triplets.positives, self.triplets.negatives)
+                anchors, positives, negatives = ([column[row] for row in rows] for column in columns)
+                add_batch(self.model, sums, anchors, positives, negatives, scale=self.scale)
                 bar.update(len(rows))
                 yield number + 1
 

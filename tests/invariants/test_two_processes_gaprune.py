@@ -2,21 +2,14 @@
 
 import json
 import os
-import runpy
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
 from mmbert_hf.pruning.masks import PruningMask
 from mmbert_hf.pruning.targets import encoder_of, find_targets
-
-EMBEDDERS = runpy.run_path(str(Path(__file__).parents[1] / "pruning" / "conftest.py"))
-make_triplets, word_piece, build_embedder, bert_embedder = (
-    EMBEDDERS[name] for name in ("make_triplets", "word_piece", "build_embedder", "bert_embedder")
-)
 
 SCRIPT = """
 import json, os, sys

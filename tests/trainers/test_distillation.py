@@ -3,8 +3,6 @@
 import copy
 import doctest
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +15,6 @@ from tokenizers import Tokenizer
 from transformers import BertModel, BertTokenizerFast
 
 from mmbert_hf.pruning.targets import encoder_of
-
-EMBEDDERS = runpy.run_path(str(Path(__file__).parents[1] / "pruning" / "conftest.py"))
-make_triplets, word_piece, byte_level = (EMBEDDERS[name] for name in ("make_triplets", "word_piece", "byte_level"))
-build_embedder, bert_embedder, qwen3_embedder = (
-    EMBEDDERS[name] for name in ("build_embedder", "bert_embedder", "qwen3_embedder")
-)
 
 
 @pytest.fixture

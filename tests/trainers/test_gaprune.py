@@ -3,8 +3,6 @@
 import copy
 import doctest
 import gc
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,11 +22,6 @@ from mmbert_hf.pruning.targets import encoder_of, find_targets
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
     "ignore:Could not find a config file in:UserWarning",
-)
-EMBEDDERS = runpy.run_path(str(Path(__file__).parents[1] / "pruning" / "conftest.py"))
-make_triplets, word_piece, byte_level = (EMBEDDERS[name] for name in ("make_triplets", "word_piece", "byte_level"))
-build_embedder, bert_embedder, qwen3_embedder = (
-    EMBEDDERS[name] for name in ("build_embedder", "bert_embedder", "qwen3_embedder")
 )
 
 
