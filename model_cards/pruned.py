@@ -123,6 +123,8 @@ def inherited_metadata(card_text: str) -> dict[str, Any]:
         >>> inherited_metadata("no metadata")
         {}
     """
+    if not card_text.lstrip().startswith("---"):
+        return {}
     metadata = ModelCard(card_text, ignore_metadata_errors=True).data.to_dict()
     found = {name: metadata[name] for name in ("license", "license_name", "license_link") if metadata.get(name)}
     base_model = metadata.get("base_model")

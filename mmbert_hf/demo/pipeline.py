@@ -1,129 +1,59 @@
 """The demo's stages in order, each of them resumable: ``run_demo(folder)``.
 
-A stage leaves its result in the folder and a record in ``state.json``. A run that stopped, by Ctrl-C or otherwise,
-continues with the first stage that has no record, and inside a training stage from its last checkpoint.
+Two parts: an encoder is trained from scratch, and an embedder is pruned. Either can be run alone, and the other added
+later: the report is of all that the folder holds. A stage leaves its result in the folder and a record in
+``state.json``. A run that stopped, by Ctrl-C or otherwise, continues with the first stage that has no record, and inside
+the training of the encoder from its last checkpoint.
 """
 
 import json
 import logging
 import os
 import platform
-import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, TRAINING_ARTICLES, Declaration, load_udhr
+from mmbert_hf.demo.embedder import MINILM, MissingEmbedderError
 from mmbert_hf.demo.plots import can_plot
-from mmbert_hf.demo.settings import ADDED_LANGUAGES, DemoSettings, declared_counts, demo_recipe, order_languages
+from mmbert_hf.demo.settings import (
+    ADDED_LANGUAGES,
+    DemoSettings,
+    PruneSettings,
+    declared_counts,
+    demo_recipe,
+    order_languages,
+)
+from mmbert_hf.demo.state import PARTS, STAGES, DemoState
 from mmbert_hf.demo.verdicts import verdicts
 from mmbert_hf.languages import get_language, split_code
 
+if TYPE_CHECKING:
+    from mmbert_hf.recipes import Recipe
+
 logger = logging.getLogger(__name__)
-
-STATE_FILE = "state.json"
-FORMAT = "mmbert-demo-1"
-
-
-class DemoState:
-    """The record of a demo folder: settings, and the result of each finished stage, as JSON."""
-
-    def __init__(self, folder: Path, settings: DemoSettings, results: dict[str, Any]) -> None:
-        self.folder, self.settings, self.results = folder, settings, results
-
-    @classmethod
-    def open(cls, folder: Path, settings: DemoSettings, *, overwrite: bool = False) -> "DemoState":
-        """Return the state of `folder`: that of a demo with the same settings, finished or not, or a new one.
-
-        Raises:
-            FileExistsError: The folder holds something that no demo wrote, or a demo with other settings, and
-                `overwrite` is False. With it, the demo starts anew, writes beside what is there and deletes only files
-                of a demo.
-        """
-        if folder.exists() and not folder.is_dir():
-            raise FileExistsError(f"{folder} is a file; give another --output-dir")
-        previous = cls._read(folder)
-        if previous is not None and previous.settings == settings and not (previous.is_finished and overwrite):
-            if not previous.is_finished:
-                done = ", ".join(previous.results) or "nothing"
-                logger.info("continuing the demo in %s (stages already done: %s)", folder, done)
-            return previous
-        if previous is not None and previous.settings != settings and not overwrite:
-            raise FileExistsError(
-                f"{folder} holds a demo with other settings; give another --output-dir, or --overwrite to replace it"
-            )
-        if previous is None and folder.exists() and any(folder.iterdir()) and not overwrite:
-            raise FileExistsError(
-                f"{folder} exists and holds something else than a demo; give another --output-dir, "
-                "or --overwrite to write there all the same"
-            )
-        if previous is not None:
-            previous.clear()
-        state = cls(folder, settings, {})
-        state.save()
-        return state
-
-    @staticmethod
-    def _read(folder: Path) -> "DemoState | None":
-        path = folder / STATE_FILE
-        if not path.is_file():
-            return None
-        record = json.loads(path.read_text())
-        if record.get("format") != FORMAT:
-            return None
-        return DemoState(folder, DemoSettings.from_dict(record["settings"]), record["results"])
-
-    def save(self) -> None:
-        """Write the record, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"format": FORMAT, "settings": self.settings.as_dict(), "results": self.results}
-        temporary = self.folder / f"{STATE_FILE}.partial"
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, self.folder / STATE_FILE)
-
-    def clear(self) -> None:
-        """Delete what an earlier demo wrote here, and nothing else."""
-        for name in ("tokenizer", "run", "control", "export", "hub", "plots"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("report.html", "metrics.json", STATE_FILE):
-            (self.folder / name).unlink(missing_ok=True)
-
-    def stage(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return the recorded result of a stage, or do its work and record it with the seconds it took."""
-        if name not in self.results:
-            started = time.perf_counter()
-            result = work()
-            self.results[name] = {"result": result, "seconds": time.perf_counter() - started}
-            self.save()
-        return self.results[name]["result"]
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the last stage is done."""
-        return "report" in self.results
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each finished stage. A resumed training stage counts from its last resume."""
-        return {name: round(record["seconds"], 1) for name, record in self.results.items()}
 
 
 def run_demo(
     output_dir: str | os.PathLike[str],
     settings: DemoSettings | None = None,
+    prune_settings: PruneSettings | None = None,
     *,
+    only: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train, measure, publish, reload and report, in `output_dir`.
+    """Train, measure, publish, reload and report, in `output_dir`: an encoder from scratch, then a pruned embedder.
 
     Args:
         output_dir: Created if missing; a stopped demo in it is continued, a finished one is left as it is.
-        settings: Sizes, phases and seed.
+        settings: Sizes, phases and seed of the encoder.
+        prune_settings: Of the pruning.
+        only: One of `PARTS`, to run this one alone. What the folder has of the other stays and is reported too.
         overwrite: Write into a folder that holds something else. Only files of a demo are ever deleted.
         progress: Show progress bars.
 
@@ -131,26 +61,73 @@ def run_demo(
         What ``metrics.json`` holds.
 
     Raises:
+        ValueError: There is no such part, or the embedder to prune is not the pinned one.
+        MissingEmbedderError: Pruning alone is asked for, and there is no embedder. With both parts it is left out.
         FileExistsError: See `DemoState.open`.
         KeyboardInterrupt: After Ctrl-C; what was done is kept, and the message says how to continue.
     """
+    if only is not None and only not in PARTS:
+        raise ValueError(f"there is no part {only!r}; choose {' or '.join(map(repr, PARTS))}, or None for both")
+    chosen: dict[str, Any] = {"encoder": settings or DemoSettings(), "prune": prune_settings or PruneSettings()}
+    wanted = {part: each for part, each in chosen.items() if only in (None, part)}
+    source = None
+    if "prune" in wanted:
+        source = _find_embedder(wanted["prune"], needed=only == "prune")
+        if source is None:
+            del wanted["prune"]
     if not can_plot():
         logger.warning("matplotlib is missing, so there will be no plots; to have them: pip install 'mmbert-hf[demo]'")
-    settings = settings or DemoSettings()
     folder = Path(output_dir)
-    state = DemoState.open(folder, settings, overwrite=overwrite)
-    if state.is_finished:
+    state = DemoState.open(folder, wanted.get("encoder"), wanted.get("prune"), overwrite=overwrite)
+    if state.is_finished(wanted):
         logger.info("the demo in %s is finished: %s (--overwrite runs it anew)", folder, folder / "report.html")
         return json.loads((folder / "metrics.json").read_text())
     with _interruptible(folder), _quiet_transformers():
-        return _run_stages(folder, settings, state, progress)
+        return _run_parts(state, wanted, source, progress)
 
 
-def _run_stages(folder: Path, settings: DemoSettings, state: DemoState, progress: bool) -> dict[str, Any]:
-    # Imported here: by now the folder has been checked, and these take seconds.
-    from mmbert_hf.demo import measuring, publishing, report, training
+def _find_embedder(settings: PruneSettings, *, needed: bool) -> Path | None:
+    """Return the folder of the embedder to prune; None, with a warning, where the package that carries it is missing."""
+    if settings.embedder is not None:
+        return Path(settings.embedder)
+    try:
+        return MINILM.folder()
+    except MissingEmbedderError as error:
+        if needed:
+            raise
+        logger.warning("nothing will be pruned: %s", error)
+        return None
+
+
+def _run_parts(state: DemoState, wanted: Collection[str], source: Path | None, progress: bool) -> dict[str, Any]:
+    """Run the parts that are wanted, and report them with what was done before."""
+    # Imported here: by now the folder has been checked, and this takes seconds.
+    from mmbert_hf.demo import report
+
+    parts = [part for part in PARTS if part in wanted or state.is_done(part)]
+    metrics, histories, recipe = _common_facts(), {}, None
+    if "encoder" in parts:
+        facts, histories, recipe = _run_encoder(state, progress)
+        metrics |= facts
+    if "prune" in parts:
+        metrics["prune"] = _run_prune(state, source, progress)
+    state.results.pop("report", None)
+    metrics |= {"stages": state.seconds, "seconds": round(sum(state.seconds.values()), 1)}
+    metrics["checks"] = [asdict(verdict) for verdict in verdicts(metrics)]
+    state.stage("report", lambda: {**report.write_report(state.folder, metrics, histories, recipe), "parts": parts})
+    for check in metrics["checks"]:
+        if check["holds"] is not None:
+            logger.info("%s: %s", "yes" if check["holds"] else "NO", check["title"])
+    logger.info("report: %s", state.folder / "report.html")
+    return metrics
+
+
+def _run_encoder(state: DemoState, progress: bool) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]], "Recipe"]:
+    """The first part. Returns what goes into metrics.json, the log records of both trainings, and the phases."""
+    from mmbert_hf.demo import measuring, publishing, training
     from mmbert_hf.modeling import MMBertForMaskedLM
 
+    folder, settings = state.folder, state.settings["encoder"]
     corpus = load_udhr()
     languages = order_languages(list(corpus), settings.max_languages)
     corpus = {code: corpus[code] for code in languages}
@@ -181,19 +158,29 @@ def _run_stages(folder: Path, settings: DemoSettings, state: DemoState, progress
     }
     measured = state.stage("measure", lambda: measuring.measure(settings, corpus, tokenizer, checkpoints))
     model = MMBertForMaskedLM.from_pretrained(checkpoints["after_decay"])
-    facts = _collect(settings, state, corpus, languages, run, control, measured, model)
+    facts = _collect(settings, languages, run, control, measured, model)
+    card_facts = {**_common_facts(), **facts}
     hub = state.stage(
-        "publish", lambda: publishing.publish_and_reload(folder, model, tokenizer, corpus, languages, facts)
+        "publish", lambda: publishing.publish_and_reload(folder, model, tokenizer, corpus, languages, card_facts)
     )
-    metrics = {**facts, "hub": hub, "stages": state.seconds, "seconds": round(sum(state.seconds.values()), 1)}
-    metrics["checks"] = [asdict(verdict) for verdict in verdicts(metrics)]
-    histories = {"run": run["log"], "control": control["log"]}
-    state.stage("report", lambda: report.write_report(folder, metrics, histories, recipe))
-    for check in metrics["checks"]:
-        if check["holds"] is not None:
-            logger.info("%s: %s", "yes" if check["holds"] else "NO", check["title"])
-    logger.info("report: %s", folder / "report.html")
-    return metrics
+    return {**facts, "hub": hub}, {"run": run["log"], "control": control["log"]}, recipe
+
+
+def _run_prune(state: DemoState, source: Path | None, progress: bool) -> dict[str, Any]:
+    """The second part. Returns its record in metrics.json."""
+    settings = state.settings["prune"]
+    if state.is_done("prune"):  # needs neither the embedder nor the libraries
+        done, retraining, measured, hub = (state.results[name]["result"] for name in STAGES["prune"])
+    else:
+        from mmbert_hf.demo import pruning
+
+        assert source is not None
+        job = pruning.PruneJob(settings, state.folder / "prune", source, progress)
+        done = state.stage("prune", lambda: pruning.prune(job))
+        retraining = state.stage("prune_retrain", lambda: pruning.retrain(job))
+        measured = state.stage("prune_measure", lambda: pruning.measure(job))
+        hub = state.stage("prune_publish", lambda: pruning.publish(job, measured))
+    return {"settings": settings.as_dict(), **done, "retraining": retraining, **measured, "hub": hub}
 
 
 def _load_or_train_tokenizer(
@@ -212,10 +199,16 @@ def _load_or_train_tokenizer(
     return MMBertTokenizer.from_pretrained(folder)
 
 
+def _common_facts() -> dict[str, Any]:
+    packages = ("mmbert-hf", "torch", "transformers", "sentence-transformers", "huggingface-hub")
+    return {
+        "versions": {name: version(name) for name in packages},
+        "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
+    }
+
+
 def _collect(
     settings: DemoSettings,
-    state: DemoState,
-    corpus: dict[str, Declaration],
     languages: list[str],
     run: dict[str, Any],
     control: dict[str, Any],
@@ -226,8 +219,6 @@ def _collect(
     return {
         "seed": settings.seed,
         "settings": settings.as_dict(),
-        "versions": {name: version(name) for name in ("mmbert-hf", "torch", "transformers", "huggingface-hub")},
-        "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
         "corpus": {
             "name": "Universal Declaration of Human Rights",
             "languages": len({split_code(code)[0] for code in languages}),

@@ -27,11 +27,18 @@ METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 PLOTS_FOLDER = "plots"
 CHECKPOINTS = ("before_decay", "after_decay", "after_control")
+# Of the pruned embedder -> what the table calls it.
+MODELS = {
+    "dense": "dense, as it came",
+    "control": "dense, same training",
+    "one-shot": "pruned, one-shot",
+    "pruned": "pruned, retrained",
+}
 # Top-level order of metrics.json: how it was made, then what came out. Other keys follow alphabetically.
 KEY_ORDER = (
     "checks",
     *("seed", "seconds", "stages", "settings", "versions", "machine", "corpus", "parameters", "added_languages"),
-    *("phases", "control_phases", "hub", "bitext", "heldout_mean", "heldout", "names"),
+    *("prune", "phases", "control_phases", "hub", "bitext", "heldout_mean", "heldout", "names"),
 )
 # What the plots read from a log record.
 NOT_DRAWN = "not drawn: matplotlib is missing (pip install 'mmbert-hf[demo]')"
@@ -42,7 +49,7 @@ def write_report(
     folder: Path,
     metrics: dict[str, Any],
     histories: dict[str, list[dict[str, Any]]],
-    recipe: Recipe,
+    recipe: Recipe | None,
 ) -> dict[str, Any]:
     """Write ``metrics.json``, ``plots/*.png`` and ``report.html``. Without matplotlib there are no plots.
 
@@ -51,7 +58,7 @@ def write_report(
         metrics: What `mmbert_hf.demo.pipeline.run_demo` collected. Any part may be missing: its section then says "not
             measured". Losses are in nats per masked token, accuracies in [0, 1].
         histories: The trainer's log records of ``run`` and ``control``.
-        recipe: The phases of the run.
+        recipe: The phases of the run; None if there was none.
 
     Returns:
         ``report`` (file name) and ``plots`` (paths of the PNG files), relative to `folder`, as JSON types.
@@ -67,7 +74,11 @@ def write_report(
     (folder / METRICS_FILE).write_text(f"{text}\n", encoding="utf-8")
     # In the settings None is a choice ("all languages"), elsewhere it is a gap.
     known = {**without_nulls(metrics), "settings": metrics.get("settings") or {}}
-    drawings = draw_plots(folder / PLOTS_FOLDER, known, histories, recipe) if can_plot() else {}
+    if known.get("prune"):
+        known["prune"] = {**known["prune"], "settings": (metrics.get("prune") or {}).get("settings") or {}}
+    drawings = {}
+    if recipe is not None and can_plot():
+        drawings = draw_plots(folder / PLOTS_FOLDER, known, histories, recipe)
     page = render_page(known, drawings, folder.resolve().name)
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     return {"report": REPORT_FILE, "plots": [f"{PLOTS_FOLDER}/{name}.png" for name in drawings]}
@@ -141,6 +152,7 @@ def render_page(metrics: Mapping[str, Any], drawings: Mapping[str, str], folder_
         tier_rows=_tier_rows(metrics),
         fallen=_count_fallen(metrics),
         command=repeat_command(metrics, folder_name),
+        prune_rows=prune_rows(metrics.get("prune", {})),
         checkpoints=CHECKPOINTS,
         palette=PALETTE,
         tiers=TIERS,
@@ -161,9 +173,34 @@ def heldout_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (not row["added"], order.get(row.get("tier", ""), len(order)), row["code"]))
 
 
+def prune_rows(prune: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the table of the pruned embedder: a model each, with what was measured of it.
+
+    Args:
+        prune: The ``prune`` record of the metrics.
+
+    Returns:
+        ``name``, ``footprint``, ``seconds``, and per set ``ndcg`` and ``difference`` (that of the retrained model to this
+        one); empty where nothing was measured.
+    """
+    quality, seconds = prune.get("quality", {}), prune.get("latency", {}).get("seconds", {})
+    return [
+        {
+            "name": MODELS.get(model, model),
+            "footprint": prune.get("footprint", {}).get(model, {}),
+            "seconds": seconds.get(model, {}),
+            "ndcg": {name: each.get("ndcg_at_10", {}).get(model) for name, each in quality.items()},
+            "difference": {name: each.get("difference", {}).get(model, {}) for name, each in quality.items()},
+        }
+        for model in prune.get("models", ())
+    ]
+
+
 def repeat_command(metrics: Mapping[str, Any], folder_name: str) -> str | None:
     """Return the command that repeats the run, or None if its settings are not known."""
-    settings = metrics.get("settings", {})
+    settings, prune = metrics.get("settings", {}), metrics.get("prune", {}).get("settings", {})
+    if not settings and prune.get("seed") is not None:
+        return f"mmbert demo --output-dir {shlex.quote(folder_name)} --only prune --seed {prune['seed']}"
     options = {
         "seed": settings.get("seed"),
         "steps": settings.get("steps"),
@@ -172,7 +209,8 @@ def repeat_command(metrics: Mapping[str, Any], folder_name: str) -> str | None:
     if options["seed"] is None or options["steps"] is None:
         return None
     given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
-    return f"mmbert demo --output-dir {shlex.quote(folder_name)} {given}"
+    only = "" if prune else "--only encoder "
+    return f"mmbert demo --output-dir {shlex.quote(folder_name)} {only}{given}"
 
 
 def format_number(value: Any, digits: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What the demo runs: sizes, phases, languages and the declared resource skew. All of it is fixed before the run.
+"""What the demo runs: sizes, phases, languages, the declared resource skew, and the pruning. All is fixed before the run.
 
 The Universal Declaration has about the same length in every language, so temperature sampling would have nothing to
 smooth. The demo therefore *declares* how much text each language has: by Zipf's law over the order of the languages in
@@ -85,6 +85,58 @@ class DemoSettings:
     def learning_rate_schedule(self) -> Trapezoid:
         """Warm-up, stable, and 1-sqrt over exactly the decay phase."""
         return Trapezoid(warmup=self.warmup, decay=self.shares[2], final=self.final_learning_rate)
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Every number of the demo's second part, in which an embedder is pruned for a domain: WordNet's animals and plants.
+
+    Chosen on the selection split; the defaults take about a minute and a half on two cores.
+
+    Attributes:
+        seed: Of samples, and of the order of the training data.
+        embedder: Folder of the embedder; None is `mmbert_hf.demo.embedder.MINILM`.
+        num_triplets: Use so many training triplets of each set, for vocabulary and training; None is all.
+        num_scored: Training triplets of each set that scores are computed from.
+        method: Score of a neuron.
+        ffn_width: Neurons that stay in each feed-forward.
+        retrain_steps: Optimizer steps, of the dense model first and then of the pruned one, which learns from it.
+        batch_size: Pairs in a step.
+        learning_rate: Peak.
+        num_queries: Test queries of each set; their definitions are the documents.
+        num_latency_texts: Texts that are encoded for the clock.
+
+    Raises:
+        ValueError: A size that no run can have.
+    """
+
+    seed: int = 1
+    embedder: str | None = None
+    num_triplets: int | None = None
+    num_scored: int = 150
+    method: str = "dai-normalized"
+    ffn_width: int = 640
+    retrain_steps: int = 40
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    num_queries: int = 300
+    num_latency_texts: int = 32
+
+    def __post_init__(self) -> None:
+        least = {"seed": 0, "num_triplets": 2, "num_scored": 1, "ffn_width": 1, "retrain_steps": 1, "batch_size": 2}
+        for name, bound in {**least, "num_queries": 2, "num_latency_texts": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {value}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PruneSettings":
+        """Return the settings that `as_dict` wrote."""
+        return cls(**values)
 
 
 def order_languages(available: Sequence[str], max_languages: int | None = None) -> list[str]:

@@ -15,6 +15,10 @@ from typing import Any
 WIDE_MARGIN = 2.0
 # The logits of a reloaded model may differ from those of the trained one by less than this.
 RELOAD_THRESHOLD = 1e-5
+# A pruned embedder is small and fast at this share of the dense one's bytes and seconds or below, and good at this share
+# of the nDCG@10 of the dense one as it came, and of the dense one after the same training, or above.
+PRUNED_BYTES, PRUNED_SECONDS = 0.55, 0.70
+PRUNED_QUALITY, PRUNED_QUALITY_TRAINED = 0.975, 0.92
 NOT_MEASURED = "not measured"
 
 
@@ -76,7 +80,10 @@ def duration(seconds: float) -> str:
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
-    """Return one sentence that says what was done; it claims nothing that the metrics do not hold."""
+    """Return what was done in a sentence or two; they claim nothing that the metrics do not hold."""
+    prune = _prune_summary(metrics.get("prune", {}))
+    if prune and not metrics.get("phases"):
+        return prune
     parameters, corpus = metrics.get("parameters"), metrics.get("corpus", {})
     size = f" of {parameters / 1e6:.1f} million parameters" if parameters else ""
     text = f" on the {corpus['name']}" if "name" in corpus else ""
@@ -85,11 +92,21 @@ def summary(metrics: Mapping[str, Any]) -> str:
     tail = ", and measured on articles that it never saw" if metrics.get("heldout") else ""
     if metrics.get("hub"):
         tail = f"{tail.replace(', and', ',')}, published to a Hub on this machine and loaded back"
-    return f"A small multilingual encoder{size} was trained from scratch{text}{count}{phases}{tail}."
+    return f"A small multilingual encoder{size} was trained from scratch{text}{count}{phases}{tail}.{f' {prune}' if prune else ''}"
+
+
+def _prune_summary(prune: Mapping[str, Any]) -> str:
+    name = prune.get("embedder", {}).get("name")
+    if name is None:
+        return ""
+    tail = ", published to a Hub on this machine and loaded back" if prune.get("hub") else ""
+    steps = prune.get("retraining", {}).get("steps")
+    retrained = f", retrained for {steps} steps" if steps else ""
+    return f"The embedder {name} was pruned for the animals and plants of WordNet{retrained}{tail}."
 
 
 def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
-    """Return the result lines: each added language, retrieval, reloading, time.
+    """Return the result lines: each added language, retrieval, reloading; the pruned embedder's; time.
 
     Args:
         metrics: See `mmbert_hf.demo.report.write_report`.
@@ -97,7 +114,10 @@ def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
     added = [added_language_verdict(metrics, code) for code in metrics.get("added_languages", ())]
     if not added:
         added = [Verdict("Languages added in the decay", None, f"{NOT_MEASURED}.".capitalize())]
-    return [*added, retrieval_verdict(metrics), reload_verdict(metrics), time_verdict(metrics)]
+    encoder = [*added, retrieval_verdict(metrics), reload_verdict(metrics)]
+    prune = metrics.get("prune", {})
+    pruned = [pruned_size_verdict(prune), pruned_quality_verdict(prune), pruned_reload_verdict(prune)]
+    return [*encoder, *pruned, time_verdict(metrics)]
 
 
 def added_language_verdict(metrics: Mapping[str, Any], code: str) -> Verdict:
@@ -164,12 +184,79 @@ def reload_verdict(metrics: Mapping[str, Any]) -> Verdict:
     )
 
 
+def pruned_size_verdict(prune: Mapping[str, Any]) -> Verdict:
+    """Say how much smaller and faster the pruned embedder is than the dense one: `PRUNED_BYTES`, `PRUNED_SECONDS`."""
+    title = "The pruned embedder is about half as large, and faster"
+    footprint, seconds = prune.get("footprint", {}), prune.get("latency", {}).get("seconds", {})
+    if not {"dense", "pruned"} <= set(footprint) or not {"dense", "pruned"} <= set(seconds):
+        return Verdict(title, None, f"It was {NOT_MEASURED}.")
+    dense, pruned = (footprint[name]["bytes_on_disk"] for name in ("dense", "pruned"))
+    ratio = seconds["pruned"]["ratio"]
+    spread = " to ".join(f"{seconds['pruned'][end]:.2f}" for end in ("low_seconds", "high_seconds"))
+    spread_dense = " to ".join(f"{seconds['dense'][end]:.2f}" for end in ("low_seconds", "high_seconds"))
+    return Verdict(
+        title,
+        pruned <= PRUNED_BYTES * dense and ratio <= PRUNED_SECONDS,
+        f"It takes {pruned / 1e6:.1f} MB on disk against {dense / 1e6:.1f} ({_percent(pruned / dense)}; criterion: at most "
+        f"{_percent(PRUNED_BYTES)}), and {_percent(ratio)} of the time for the same texts ({spread} s against {spread_dense} s; "
+        f"criterion: at most {_percent(PRUNED_SECONDS)}).",
+    )
+
+
+def pruned_quality_verdict(prune: Mapping[str, Any]) -> Verdict:
+    """Say what is left of the domain's quality (`PRUNED_QUALITY`, `PRUNED_QUALITY_TRAINED`), and what else it cost."""
+    title = "The pruned embedder keeps its quality in the domain"
+    quality = prune.get("quality", {})
+    domain = quality.get("domain", {}).get("ndcg_at_10", {})
+    if not {"dense", "control", "pruned"} <= set(domain):
+        return Verdict(title, None, f"It was {NOT_MEASURED}.")
+    dense, control, pruned = (domain[name] for name in ("dense", "control", "pruned"))
+    text = (
+        f"nDCG@10 on living things is {pruned:.3f}: {_share(pruned, dense)} of the dense model's {dense:.3f} (criterion: at "
+        f"least {_percent(PRUNED_QUALITY)}), and {_share(pruned, control)} of the {control:.3f} that the dense model reaches "
+        f"after the same training (criterion: at least {_percent(PRUNED_QUALITY_TRAINED)})."
+    )
+    holds = pruned >= PRUNED_QUALITY * dense and pruned >= PRUNED_QUALITY_TRAINED * control
+    return Verdict(title, holds, f"{text} {_on_other_nouns(quality.get('general', {}))}")
+
+
+def _on_other_nouns(quality: Mapping[str, Any]) -> str:
+    ndcg, difference = quality.get("ndcg_at_10", {}), quality.get("difference", {}).get("dense")
+    if not {"dense", "pruned"} <= set(ndcg) or difference is None:
+        return f"On other nouns it was {NOT_MEASURED}."
+    interval = f"{signed(difference['low'])} to {signed(difference['high'])}"
+    verb = "fell" if difference["high"] < 0 else "rose" if difference["low"] > 0 else "did not change for certain"
+    return (
+        f"On other nouns it {verb}: from {ndcg['dense']:.3f} to {ndcg['pruned']:.3f} (95\u00a0% interval of the difference: "
+        f"{interval})."
+    )
+
+
+def pruned_reload_verdict(prune: Mapping[str, Any]) -> Verdict:
+    """Say whether the published embedder, loaded by plain sentence-transformers, gives the same embeddings."""
+    title = "The published pruned embedder loads without this package"
+    difference = prune.get("hub", {}).get("reload_max_abs_diff")
+    if difference is None:
+        return Verdict(title, None, f"Reloading was {NOT_MEASURED}.")
+    holds = difference < RELOAD_THRESHOLD
+    return Verdict(
+        title,
+        holds,
+        f"With plain sentence-transformers its embeddings differ by at most {scientific(difference)}: "
+        f"{'below' if holds else 'not below'} the threshold of {scientific(RELOAD_THRESHOLD)}.",
+    )
+
+
 def time_verdict(metrics: Mapping[str, Any]) -> Verdict:
     """Say how long it took."""
     if "seconds" not in metrics:
         return Verdict("Time", None, f"{NOT_MEASURED}.".capitalize())
     cores = metrics.get("machine", {}).get("cpu_count")
     return Verdict("Time", None, f"{duration(metrics['seconds'])} in all{f', on {cores} CPU cores' if cores else ''}.")
+
+
+def _share(part: float, whole: float) -> str:
+    return _percent(part / whole) if whole else "–"
 
 
 def _percent(fraction: float) -> str:

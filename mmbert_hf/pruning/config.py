@@ -12,6 +12,7 @@ __all__ = ["GRANULARITIES", "GAPruneConfig"]
 
 # In the order in which they are done.
 GRANULARITIES = ("vocabulary", "layer", "ffn", "2:4", "weight")
+VOCABULARY_SOURCES = ("both", "domain")
 LAYER_CHOICES = ("loss", "score", "last")
 
 
@@ -27,7 +28,7 @@ class GAPruneConfig:
         ('vocabulary', 'ffn')
     """
 
-    method: str = field(default="obd", metadata={"help": f"score of a weight: {', '.join(METHODS)}"})
+    method: str = field(default="dai-normalized", metadata={"help": f"score of a weight: {', '.join(METHODS)}"})
     granularity: str = field(
         default="weight",
         metadata={
@@ -73,11 +74,15 @@ class GAPruneConfig:
     vocabulary_min_count: int = field(
         default=1, metadata={"help": "how often a token must come in the texts to stay, for vocabulary"}
     )
+    vocabulary_from: str = field(
+        default="both",
+        metadata={"help": "texts whose tokens stay, for vocabulary: those of both sets, or domain alone"},
+    )
     scale: float = field(default=SCALE, metadata={"help": "scale of the cosines in the loss"})
     num_triplets: int | None = field(
         default=5000, metadata={"help": "representatives chosen from each set by k-means; None takes all"}
     )
-    batch_size: int = field(default=16, metadata={"help": "triplets that go through the model at once"})
+    batch_size: int = field(default=8, metadata={"help": "triplets that go through the model at once"})
     max_memory_gb: float | None = field(
         default=None, metadata={"help": "for the sums of scoring, 8 bytes per weight; layers go in groups that fit"}
     )
@@ -108,6 +113,7 @@ class GAPruneConfig:
             ("targets", KINDS),
             ("budget", BUDGETS),
             ("layer_choice", LAYER_CHOICES),
+            ("vocabulary_from", VOCABULARY_SOURCES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")

@@ -4,6 +4,7 @@ Design decisions:
 
 - Scoring and pruning are apart: statistics serve every method, sparsity and granularity.
 - `prune` works on a copy and returns it with what was done; the model given is never changed.
+- Representatives are chosen for scoring alone: the vocabulary is counted on all texts of the sets.
 - Granularities combine, in the order vocabulary, layer, ffn, then zeros in what is left. Statistics of a weight follow
   it through all of that (`_Survivors`).
 - What a method is worth is not taken on faith: every run reports how much each term contributes and how much of the
@@ -77,8 +78,9 @@ class GAPruner:
         self.model = model
         self.args = args or GAPruneConfig()
         self.targets: list[Target] = find_targets(model, "all")
-        self.triplets = {"domain": read_triplets(domain, "domain"), "general": read_triplets(general, "general")}
-        check_different(self.triplets["domain"], self.triplets["general"])
+        self.texts = {"domain": read_triplets(domain, "domain"), "general": read_triplets(general, "general")}
+        check_different(self.texts["domain"], self.texts["general"])
+        self.triplets = dict(self.texts)  # those that are scored
         if self.args.num_triplets is not None:
             self.triplets = {
                 name: self._representatives(dataset, name)
@@ -89,7 +91,7 @@ class GAPruner:
     def _representatives(self, dataset: "Dataset", name: str) -> Triplets:
         assert self.args.num_triplets is not None
         if len(dataset) <= self.args.num_triplets:
-            return self.triplets[name]
+            return self.texts[name]
         chosen = select_triplets(dataset, self.model, self.args.num_triplets, seed=self.args.seed)
         return read_triplets(chosen, name)
 
@@ -150,20 +152,21 @@ class GAPruner:
             mask = self._mask(model, args, report, survivors)
             mask.apply(model)
         report.finish(model, mask)
-        if report.overlap_with_magnitude is not None and report.overlap_with_magnitude > SAME_AS_MAGNITUDE:
+        if args.method != "magnitude" and (report.overlap_with_magnitude or 0.0) > SAME_AS_MAGNITUDE:
             logger.warning(
                 "%.1f %% of what %s prunes is what magnitude alone would prune: on this model the score is magnitude. "
                 "Shares of its terms: %s",
-                100 * report.overlap_with_magnitude,
+                100 * (report.overlap_with_magnitude or 0.0),
                 args.method,
                 ", ".join(f"{name} {share:.2g}" for name, share in report.term_shares.items()) or "it has none",
             )
         return PrunedEmbedder(model, mask, report, self.model)
 
     def _trim(self, model: Any, args: GAPruneConfig, report: PruningReport, progress: bool) -> Any:
+        sources = self.texts.values() if args.vocabulary_from == "both" else [self.texts["domain"]]
         texts = [
             text
-            for triplets in self.triplets.values()
+            for triplets in sources
             for column in (triplets.anchors, triplets.positives, triplets.negatives)
             for text in column
         ]
@@ -179,23 +182,24 @@ class GAPruner:
 
     def _drop_layers(self, model: Any, args: GAPruneConfig, report: PruningReport, survivors: "_Survivors") -> None:
         name, blocks = find_blocks(encoder_of(model))
+        num_blocks = len(blocks)
         number = args.drop_layers
         if number is None and args.target_size is not None:
             number = self._layers_for_size(model, args.target_size)
         elif number is None:
-            number = budgets.num_pruned(len(blocks), args.sparsity)
+            number = budgets.num_pruned(num_blocks, args.sparsity)
         if args.layer_choice == "last":
             gone = last_layers(model, number)
         elif args.layer_choice == "loss":
             gone = choose_layers(model, number, self._loss)
         else:
             scorer = self._scorer(model, args, survivors, self.targets)
-            sums = [0.0] * len(blocks)
+            sums = [0.0] * num_blocks
             for target in self.targets:
                 sums[target.layer] += float(scorer.score(target.name).sum(dtype=torch.float64))
-            gone = sorted(range(len(blocks)), key=lambda layer: (sums[layer], -layer))[:number]
+            gone = sorted(range(num_blocks), key=lambda layer: (sums[layer], -layer))[:number]
         drop_layers(model, gone)
-        survivors.drop(name, len(blocks), gone)
+        survivors.drop(name, num_blocks, gone)
         report.dropped_layers = sorted(gone)
 
     def _layers_for_size(self, model: Any, target_size: float) -> int:

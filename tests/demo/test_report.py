@@ -83,6 +83,65 @@ def make_heldout(tiers: dict[str, str]) -> dict[str, dict]:
     return heldout
 
 
+def make_prune() -> dict:
+    """Figures of a pruned embedder; every number of the table is another one."""
+    models = ("dense", "control", "one-shot", "pruned")
+    sizes = {"dense": 1_000_000, "control": 1_000_001, "one-shot": 500_002, "pruned": 500_003}
+    return {
+        "settings": {"seed": 1, "embedder": None, "method": "dai-normalized", "ffn_width": 640},
+        "embedder": {
+            "name": "owner/embedder",
+            "license": "apache-2.0",
+            "package": "carrier 0.1.0",
+            "sha256": "53aa",
+        },
+        "train_triplets": {"domain": 3000, "general": 3001},
+        "scored_triplets": {"domain": 150, "general": 151},
+        "width": [1536, 640],
+        "vocabulary": [30522, 13652],
+        "term_shares": {"domain": 0.6, "magnitude": 0.4},
+        "overlap_with_magnitude": 0.53,
+        "retraining": {"steps": 40, "batch_size": 16},
+        "models": list(models),
+        "footprint": {name: {"bytes_on_disk": size, "num_parameters": size // 4} for name, size in sizes.items()},
+        "latency": {
+            "num_texts": 32,
+            "batch_size": 32,
+            "repeats": 5,
+            "machine": "Processor, 2 threads",
+            "seconds": {
+                name: {
+                    "median_seconds": 1 - number / 10,
+                    "low_seconds": 0.9 - number / 10,
+                    "high_seconds": 1.1 - number / 10,
+                    "ratio": 1 - number / 8,
+                }
+                for number, name in enumerate(models)
+            },
+        },
+        "quality": {
+            name: {
+                "num_queries": 300 + number,
+                "num_documents": 300 + number,
+                "ndcg_at_10": dict(zip(models, np.array([0.4, 0.42, 0.37, 0.395]) + number / 4, strict=True)),
+                "difference": {
+                    model: {"mean": -0.005, "low": -0.02, "high": 0.012} for model in models if model != "pruned"
+                },
+            }
+            for number, name in enumerate(("domain", "general"))
+        },
+        "hub": {
+            "repo_id": "loopback/small",
+            "endpoint": "http://127.0.0.1:1234",
+            "commit": "def456",
+            "files": [{"name": "model.safetensors", "bytes": 500_000}],
+            "reload_class": "SentenceTransformer around BertModel",
+            "reload_max_abs_diff": 1.2e-7,
+            "probes": 64,
+        },
+    }
+
+
 def make_metrics(tiers: dict[str, str], recipe: Recipe) -> dict:
     keys = ("temperature", "mask_ratio", "max_length", "rope_theta", "steps", "tokens", "loss_start", "loss_end")
     phases = [
@@ -130,6 +189,7 @@ def make_metrics(tiers: dict[str, str], recipe: Recipe) -> dict:
             "reload_without_package_max_abs_diff": 2.4e-7,
             "reload_without_package_class": "ModernBertForMaskedLM",
         },
+        "prune": json.loads(json.dumps(make_prune())),
         "stages": {"run": 100.5, "measure": 20.0},
         "seconds": 120.5,
     }
@@ -303,7 +363,7 @@ def test_drawings_follow_the_colours_of_the_page(demo):
 
 def test_the_first_screen_says_what_came_out(demo):
     top = demo.html[demo.html.index("<header>") : demo.html.index("</header>")]
-    assert top.count("✓ yes") == 4
+    assert top.count("✓ yes") == 7
     assert "It fell from 6.512 to 5.762 nats per masked token (−0.750)" in top
     assert "After a control decay without Faroese it is 6.262, which is 0.500 higher." in top
     assert "It beats chance by a wide margin" in top
@@ -321,7 +381,7 @@ def test_the_first_screen_switches_with_the_numbers(demo):
         hub=demo.metrics["hub"] | {"reload_without_package_max_abs_diff": 0.02},
     )
     top = html[: html.index("</header>")]
-    assert (top.count("✓ yes"), top.count("✗ no")) == (1, 3)
+    assert (top.count("✓ yes"), top.count("✗ no")) == (4, 3)
     assert "It rose from 6.512 to 7.000" in top
     assert "It does not beat chance by a wide margin" in top
     assert "not below the threshold of 1e-5" in top
@@ -357,7 +417,94 @@ def test_the_sections_hold_their_facts(demo):
         assert fact in how
 
 
-@pytest.mark.parametrize("key", ["phases", "heldout", "bitext", "hub"])
+def cells(html: str) -> list[list[str]]:
+    """Return the text of the cells of each row of the first table."""
+    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+    return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def test_the_pruned_embedder_is_compared_row_by_row(demo):
+    prune = section(demo.html, "prune")
+    difference = "−0.005 [−0.020, +0.012]"
+    assert cells(prune) == [
+        [
+            "dense, as it came",
+            "1,000,000",
+            "250,000",
+            "1.00",
+            "1.00",
+            "0.90 to 1.10",
+            "0.400",
+            "0.650",
+            *[difference] * 2,
+        ],
+        [
+            "dense, same training",
+            "1,000,001",
+            "250,000",
+            "0.88",
+            "0.90",
+            "0.80 to 1.00",
+            "0.420",
+            "0.670",
+            *[difference] * 2,
+        ],
+        ["pruned, one-shot", "500,002", "125,000", "0.75", "0.80", "0.70 to 0.90", "0.370", "0.620", *[difference] * 2],
+        ["pruned, retrained", "500,003", "125,000", "0.62", "0.70", "0.60 to 0.80", "0.395", "0.645", "–", "–"],
+    ]
+    text = " ".join(prune.split())
+    for fact in (
+        *(
+            "1,536 neurons",
+            "became 640",
+            "30,522 tokens 13,652",
+            "<code>dai-normalized</code>",
+            "150 training triplets",
+        ),
+        *("53.0\u00a0% of the same", "40 steps of 16 pairs", "300 living things, 301 other nouns", "owner/embedder"),
+        *(
+            "SentenceTransformer around BertModel",
+            "of 64 texts: 1.2e-7",
+            "apache-2.0",
+            "carrier 0.1.0",
+            "53aa",
+            "def456",
+        ),
+        *("32 texts", "5 repeats", "Processor, 2 threads", "loopback/small", "ffn_width"),
+    ):
+        assert fact in text
+    top = demo.html[: demo.html.index("</header>")]
+    assert "It takes 0.5 MB on disk against 1.0 (50.0\u00a0%" in top
+    assert "nDCG@10 on living things is 0.395: 98.8\u00a0% of the dense model" in top
+
+
+def test_a_report_of_the_pruning_alone(demo, tmp_path):
+    metrics = {"prune": demo.metrics["prune"], "stages": {"prune": 10.0}, "seconds": 10.0}
+    assert write_report(tmp_path, metrics, {}, None) == {"report": "report.html", "plots": []}
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    Page(html)
+    top = html[: html.index("</header>")]
+    assert "trained from scratch" not in top
+    assert "The embedder owner/embedder was pruned" in top
+    assert top.count("✓ yes") == 3
+    assert "mmbert demo --output-dir" in html
+    assert "--only prune --seed 1" in html
+    assert "not measured" in section(html, "heldout")
+
+
+@pytest.mark.parametrize(
+    "part", ["footprint", "latency", "quality", "retraining", "embedder", "models", "hub", "width"]
+)
+def test_a_missing_part_of_the_pruning_is_no_number(demo, part):
+    prune = {key: value for key, value in demo.metrics["prune"].items() if key != part}
+    html = rerender(demo, prune=prune)
+    Page(html)
+    assert "None" not in section(html, "prune")
+    assert "Undefined" not in html
+
+
+@pytest.mark.parametrize("key", ["phases", "heldout", "bitext", "hub", "prune"])
 def test_a_missing_part_reads_not_measured_in_its_section(demo, key):
     name = {"bitext": "retrieval"}.get(key, key)
     assert "not measured" not in section(demo.html, name).replace("A dash: not measured", "")
@@ -389,7 +536,7 @@ def test_nothing_at_all_is_still_a_page(demo, tmp_path):
     assert write_report(tmp_path, {}, {}, demo.recipe) == {"report": "report.html", "plots": []}
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     Page(html)
-    for name in ("phases", "loss", "schedules", "languages", "heldout", "retrieval", "hub", "how"):
+    for name in ("phases", "loss", "schedules", "languages", "heldout", "retrieval", "hub", "prune", "how"):
         assert "not measured" in section(html, name)
     assert "✓" not in html[: html.index("</header>")]
     assert json.loads((tmp_path / "metrics.json").read_text()) == {}
@@ -437,7 +584,12 @@ def test_plot_data_reads_training_records_only(demo):
 
 def test_the_command_is_quoted_and_complete():
     assert repeat_command({"settings": {"seed": 3, "steps": 9, "max_languages": 40}}, "demo") == (
-        "mmbert demo --output-dir demo --seed 3 --steps 9 --max-languages 40"
+        "mmbert demo --output-dir demo --only encoder --seed 3 --steps 9 --max-languages 40"
+    )
+    both = {"settings": {"seed": 3, "steps": 9}, "prune": {"settings": {"seed": 3}}}
+    assert repeat_command(both, "demo") == "mmbert demo --output-dir demo --seed 3 --steps 9"
+    assert repeat_command({"prune": {"settings": {"seed": 3}}}, "demo") == (
+        "mmbert demo --output-dir demo --only prune --seed 3"
     )
     assert repeat_command({"settings": {"seed": 3}}, "demo") is None
 

@@ -1,7 +1,7 @@
 import pytest
 
 from mmbert_hf.data.udhr import load_udhr
-from mmbert_hf.demo.settings import DemoSettings, declared_counts, demo_recipe, order_languages
+from mmbert_hf.demo.settings import DemoSettings, PruneSettings, declared_counts, demo_recipe, order_languages
 from mmbert_hf.demo.tiers import DECAY_ONLY, EXTENSION_TIER, PRETRAINING_TIER
 from mmbert_hf.languages import sampling_probabilities
 
@@ -70,3 +70,16 @@ def test_settings_survive_json():
 def test_sizes_that_no_run_can_have_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be at least .*, got {value}"):
         DemoSettings(**{name: value})
+
+
+def test_settings_of_the_pruning_survive_json():
+    import json
+
+    settings = PruneSettings(seed=3, embedder="folder", num_triplets=40)
+    assert PruneSettings.from_dict(json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("num_triplets", 1), ("batch_size", 1), ("num_queries", 1)])
+def test_sizes_that_no_pruning_can_have_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least .*, got {value}"):
+        PruneSettings(**{name: value})

@@ -5,6 +5,9 @@ import pytest
 from mmbert_hf.demo.verdicts import (
     added_language_verdict,
     loss_change,
+    pruned_quality_verdict,
+    pruned_reload_verdict,
+    pruned_size_verdict,
     reload_verdict,
     retrieval_verdict,
     summary,
@@ -83,6 +86,69 @@ def test_one_reload_is_not_enough():
     assert reload_verdict({"hub": {"reload_with_package_max_abs_diff": 0.0}}).holds is None
 
 
+def sizes(pruned_bytes: float, ratio: float) -> dict:
+    dense = {"low_seconds": 0.9, "high_seconds": 1.1, "ratio": 1.0}
+    return {
+        "footprint": {"dense": {"bytes_on_disk": 100e6}, "pruned": {"bytes_on_disk": pruned_bytes}},
+        "latency": {"seconds": {"dense": dense, "pruned": {"low_seconds": 0.5, "high_seconds": 0.8, "ratio": ratio}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("pruned_bytes", "ratio", "holds"),
+    [(55e6, 0.70, True), (55.1e6, 0.70, False), (55e6, 0.71, False), (120e6, 1.3, False)],
+)
+def test_a_pruned_embedder_must_be_both_small_and_fast(pruned_bytes, ratio, holds):
+    verdict = pruned_size_verdict(sizes(pruned_bytes, ratio))
+    assert verdict.holds is holds
+    assert f"{pruned_bytes / 1e6:.1f} MB on disk against 100.0" in verdict.text
+    assert f"{100 * ratio:.1f}\u00a0% of the time" in verdict.text
+    assert "0.50 to 0.80 s against 0.90 to 1.10 s" in verdict.text
+
+
+def quality(dense: float, control: float, pruned: float, low: float = -0.1, high: float = -0.02) -> dict:
+    domain = {"ndcg_at_10": {"dense": dense, "control": control, "pruned": pruned}}
+    general = {"ndcg_at_10": {"dense": 0.6, "pruned": 0.54}, "difference": {"dense": {"low": low, "high": high}}}
+    return {"quality": {"domain": domain, "general": general}}
+
+
+@pytest.mark.parametrize(
+    ("dense", "control", "pruned", "holds"),
+    [(0.4, 0.42, 0.391, True), (0.4, 0.42, 0.389, False), (0.4, 0.46, 0.42, False), (0.4, 0.3, 0.5, True)],
+)
+def test_quality_is_held_against_dense_and_against_dense_with_the_same_training(dense, control, pruned, holds):
+    verdict = pruned_quality_verdict(quality(dense, control, pruned))
+    assert verdict.holds is holds
+    assert f"is {pruned:.3f}: {100 * pruned / dense:.1f}\u00a0% of the dense model's {dense:.3f}" in verdict.text
+    assert f"{100 * pruned / control:.1f}\u00a0% of the {control:.3f}" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verb"),
+    [(-0.1, -0.02, "fell"), (0.01, 0.02, "rose"), (-0.01, 0.02, "did not change for certain")],
+)
+def test_what_other_nouns_lose_is_said_with_its_interval(low, high, verb):
+    text = pruned_quality_verdict(quality(0.4, 0.4, 0.4, low, high)).text
+    assert f"On other nouns it {verb}: from 0.600 to 0.540" in text
+    assert f"{low:+.3f} to {high:+.3f}".replace("-", "−") in text
+
+
+@pytest.mark.parametrize(("difference", "holds"), [(2e-7, True), (1e-5, False), (0.1, False)])
+def test_a_pruned_embedder_must_load_to_the_same(difference, holds):
+    verdict = pruned_reload_verdict({"hub": {"reload_max_abs_diff": difference}})
+    assert verdict.holds is holds
+    assert (": below the threshold" in verdict.text) is holds
+
+
+@pytest.mark.parametrize("verdict", [pruned_size_verdict, pruned_quality_verdict, pruned_reload_verdict])
+def test_a_pruning_that_was_not_measured(verdict):
+    assert verdict({}).holds is None
+    assert "not measured" in verdict({}).text
+    without_control = quality(0.4, 0.4, 0.4)
+    del without_control["quality"]["domain"]["ndcg_at_10"]["control"]
+    assert pruned_quality_verdict(without_control).holds is None
+
+
 def test_time():
     assert time_verdict({"seconds": 243.4, "machine": {"cpu_count": 2}}).text == (
         "243 seconds (4 min 3 s) in all, on 2 CPU cores."
@@ -104,6 +170,13 @@ def test_the_summary_claims_only_what_the_metrics_hold():
         "this machine and loaded back."
     )
     assert summary({}) == "A small multilingual encoder was trained from scratch."
+    prune = {"embedder": {"name": "owner/embedder"}, "retraining": {"steps": 40}, "hub": {"repo_id": "loopback/small"}}
+    pruned = (
+        "The embedder owner/embedder was pruned for the animals and plants of WordNet, retrained for 40 steps, published "
+        "to a Hub on this machine and loaded back."
+    )
+    assert summary({"prune": prune}) == pruned
+    assert summary(full | {"prune": prune}) == f"{summary(full)} {pruned}"
     without_hub = summary({key: value for key, value in full.items() if key != "hub"})
     assert "Hub" not in without_hub
     assert without_hub.endswith("through 3 phases, and measured on articles that it never saw.")
@@ -115,6 +188,6 @@ def test_there_is_a_line_per_added_language_and_question():
         "The held-out loss of Faroese falls in the decay",
         "The held-out loss of tir falls in the decay",
     ]
-    assert len(lines) == 5
+    assert len(lines) == 8
     assert all("not measured" in line.text.lower() and line.holds is None for line in lines)
     assert verdicts({})[0].text == "Not measured."

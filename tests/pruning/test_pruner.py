@@ -109,13 +109,19 @@ def test_a_warning_when_the_score_is_magnitude(bert_embedder, make_pruner, caplo
     assert "magnitude alone" not in caplog.text
 
 
-def test_statistics_follow_the_weights_through_everything(qwen3_embedder, make_pruner):
-    """Layers dropped and neurons gone, the scores of what is left are those of the same weights before."""
-    pruner = make_pruner(qwen3_embedder, method="fisher-domain")
+@pytest.mark.parametrize("weak", [0, 1, 2])
+def test_statistics_follow_the_weights_through_everything(bert_embedder, make_pruner, weak):
+    """A layer dropped and neurons gone, what is kept of the rest are the weights with the highest scores before."""
+    with torch.no_grad():
+        for parameter in encoder_of(bert_embedder).encoder.layer[weak].parameters():
+            parameter.mul_(0.01)  # so that this layer is dropped
+        for layer in encoder_of(bert_embedder).encoder.layer:
+            layer.intermediate.dense.bias.normal_()  # so that neurons can be told apart
+    pruner = make_pruner(bert_embedder, method="obd")
     pruner.score(progress=False)
-    before = Scorer("fisher-domain", _weights(qwen3_embedder), pruner.statistics)
+    before = Scorer("obd", _weights(bert_embedder), pruner.statistics)
     args = GAPruneConfig(
-        method="fisher-domain",
+        method="obd",
         granularity="layer,ffn,weight",
         drop_layers=1,
         layer_choice="score",
@@ -124,23 +130,28 @@ def test_statistics_follow_the_weights_through_everything(qwen3_embedder, make_p
         sparsity=0.5,
     )
     pruned = pruner.prune(args, progress=False)
-    left = [number for number in range(3) if number not in pruned.report.dropped_layers]
-    lowest_kept, highest_gone = float("inf"), -float("inf")
+    assert pruned.report.dropped_layers == [weak]
+    left = [number for number in range(3) if number != weak]
+    kept_scores, gone_scores = [], []
     for name, kept in pruned.mask.kept.items():
-        number, _, rest = name.removeprefix("layers.").partition(".")
-        dense_name = f"layers.{left[int(number)]}.{rest}"
-        dense, cut = _weights(qwen3_embedder)[dense_name], _weights(pruned.model)[name]
-        scores = before.score(dense_name)
-        for row, column in ((0, 0), (3, 5), (19, 19)):
-            if kept[row, column]:  # find the weight in the dense model by its value
-                place = (dense == cut[row, column]).nonzero()
-                assert len(place) == 1
-                lowest_kept = min(lowest_kept, float(scores[tuple(place[0])]))
-    assert lowest_kept < float("inf")
+        number, _, rest = name.removeprefix("encoder.layer.").partition(".")
+        dense_name = f"encoder.layer.{left[int(number)]}.{rest}"
+        dense, scores = _weights(bert_embedder)[dense_name], before.score(dense_name)
+        neurons = pruned_neurons(bert_embedder, pruned.model, left[int(number)], int(number))
+        cut = scores[neurons] if dense.shape[0] == 48 else scores[:, neurons]
+        kept_scores.append(cut[kept])
+        gone_scores.append(cut[~kept])
+    assert torch.cat(kept_scores).min() >= torch.cat(gone_scores).max() > 0
     encoder = encoder_of(pruned.model)
     assert len(find_blocks(encoder)[1]) == 2
     assert encoder.config.intermediate_size == 20
-    assert highest_gone < lowest_kept
+
+
+def pruned_neurons(dense, pruned, dense_layer, pruned_layer) -> list[int]:
+    """Which neurons of the dense model are left, found by their biases, which pruning zeros never changes."""
+    before = encoder_of(dense).encoder.layer[dense_layer].intermediate.dense.bias
+    after = encoder_of(pruned).encoder.layer[pruned_layer].intermediate.dense.bias
+    return [int((before == value).nonzero()[0, 0]) for value in after]
 
 
 def _weights(model):

@@ -1,0 +1,370 @@
+"""``mmbert prune``: make an embedder smaller for a domain, retrain it, measure it, and publish it.
+
+Design decisions:
+
+- The options of `GAPruneConfig` are options here, with its help texts. Reading them imports torch, so they are added
+  when this verb's own arguments are parsed, and other verbs stay quick.
+- What is measured was seen by nothing before: queries are held out by a hash of their text before scoring, the same in
+  every run, and rows of every set whose anchor is among them are left out.
+- Mistakes are told before the model is loaded, and statistics are kept, so that an interrupted run goes on.
+"""
+
+import argparse
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from mmbert_hf.evaluation.retrieval import RetrievalSet
+    from mmbert_hf.pruning.config import GAPruneConfig
+    from mmbert_hf.pruning.result import PrunedEmbedder
+
+MOST_HELD_OUT = 1000
+HELD_OUT_PART = 10  # one in so many
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to ``mmbert``."""
+    parser = verbs.add_parser(
+        "prune",
+        help="make an embedder smaller for a domain (GAPrune), retrain, measure and publish it",
+        description=(
+            "Prune a SentenceTransformer for a domain (GAPrune, arXiv 2509.10844). Needs triplets of the domain and of "
+            "everything else, columns anchor, positive, negative. Stopped in any way, the same command continues the "
+            "scoring. Only the granularities ffn, layer and vocabulary make a model smaller and faster."
+        ),
+        epilog=(
+            "Example: mmbert prune sentence-transformers/all-MiniLM-L6-v2 --domain law.jsonl --general all.jsonl "
+            "--granularity ffn,vocabulary --target-size 0.5 --retrain-steps 100 --output-dir small"
+        ),
+    )
+    parser.add_argument("model", metavar="MODEL", help="embedder: folder or Hub name")
+    data = parser.add_argument_group(
+        "data: .jsonl, .json, .csv, .parquet, or a data set on the Hub as owner/name:split"
+    )
+    data.add_argument("--domain", required=True, metavar="TRIPLETS", help="triplets of the domain")
+    data.add_argument("--general", required=True, metavar="TRIPLETS", help="triplets of everything else")
+    data.add_argument("--mine-negatives", action="store_true", help="find a hard negative for sets that have none")
+    held_out = "anchors and positives to measure on (default: a tenth of the set, at most 1000, held out)"
+    data.add_argument("--test-domain", metavar="PAIRS", help=f"domain: {held_out}")
+    data.add_argument("--test-general", metavar="PAIRS", help=f"general: {held_out}")
+    training = parser.add_argument_group("retraining")
+    training.add_argument("--retrain-steps", type=int, default=0, help="after pruning (default: %(default)s, none)")
+    training.add_argument("--retrain-data", metavar="TRIPLETS", help="to retrain on (default: the domain triplets)")
+    training.add_argument("--retrain-batch-size", type=int, default=32, help="default: %(default)s")
+    training.add_argument("--retrain-learning-rate", type=float, default=1e-4, help="default: %(default)s")
+    training.add_argument(
+        "--teacher",
+        choices=("trained", "dense", "none"),
+        default="trained",
+        help="to distil from: the dense model after the same steps, which is measured too as the control; the dense "
+        "model; or none (default: %(default)s)",
+    )
+    _add_output_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bars, only the table")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    _add_when_parsing(parser, _add_config_options)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument("--output-dir", help="where the model is written; needed unless --push-to-hub is given")
+    output.add_argument("--overwrite", action="store_true", help="replace the model in a folder that is not empty")
+    output.add_argument(
+        "--int8", action="store_true", help="add an int8 ONNX file (needs onnx, onnxscript, onnxruntime)"
+    )
+    output.add_argument("--plots", action="store_true", help="draw pictures into OUTPUT_DIR/plots (needs matplotlib)")
+    output.add_argument("--push-to-hub", metavar="NAME", help="publish as owner/name, or as a name of your own")
+    output.add_argument("--private", action="store_true", help="make the repository on the Hub private")
+    output.add_argument("--license", help="for the card (default: that of MODEL's card, else left open)")
+    output.add_argument("--base-model", metavar="NAME", help="for the card (default: MODEL, if it is on the Hub)")
+
+
+def _add_when_parsing(parser: argparse.ArgumentParser, add: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Let a parser add options when it is about to parse, and not before."""
+    parse, waiting = parser.parse_known_args, [add]
+
+    def parse_known_args(*args: Any, **options: Any) -> Any:
+        while waiting:
+            waiting.pop()(parser)
+        return parse(*args, **options)
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of `GAPruneConfig`."""
+    from dataclasses import fields
+
+    from mmbert_hf.pruning.config import GAPruneConfig
+
+    group = parser.add_argument_group("pruning")
+    kinds: dict[Any, Any] = {int: int, float: float, int | None: _or_none(int), float | None: _or_none(float)}
+    for field in fields(GAPruneConfig):
+        text = field.metadata["help"].replace("%", "%%")
+        if field.name == "statistics_dir":
+            text += " (default: OUTPUT_DIR.statistics)"
+        elif field.default is not None:
+            text += f" (default: {field.default})"
+        option = f"--{field.name.replace('_', '-')}"
+        if field.type is bool:
+            group.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+            continue
+        kind: Any = kinds.get(field.type, str)
+        group.add_argument(option, type=kind, default=argparse.SUPPRESS, help=text, metavar="VALUE")
+
+
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return None if text.lower() == "none" else kind(text)
+
+    read.__name__ = kind.__name__  # for argparse's message
+    return read
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prune with the parsed arguments and print what came out."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("mmbert_hf").setLevel(logging.WARNING if args.quiet else logging.INFO)
+    config = _check(args)
+    if args.quiet:
+        _hide_progress_bars()
+
+    from mmbert_hf.hub import check_folder_or_hub_name
+
+    check_folder_or_hub_name(args.model)
+    sets, tests = _data(args)
+
+    from sentence_transformers import SentenceTransformer
+
+    from mmbert_hf.pruning import GAPruner, add_hard_negatives
+
+    model = SentenceTransformer(args.model)
+    for name in ("domain", "general"):
+        if "negative" not in sets[name].column_names:
+            sets[name] = add_hard_negatives(sets[name], model)
+    pruner = GAPruner(model, sets["domain"], sets["general"], config)
+    pruned = pruner.prune(progress=not args.quiet)
+    if args.retrain_steps:
+        pruned.retrain(
+            sets.get("retrain", sets["domain"]),
+            args.retrain_steps,
+            teacher=None if args.teacher == "none" else args.teacher,
+            batch_size=args.retrain_batch_size,
+            learning_rate=args.retrain_learning_rate,
+            seed=config.seed,
+            progress=not args.quiet,
+        )
+    pruned.measure(tests["domain"], tests["general"])
+    _write(args, pruned, pruner.statistics)
+    return 0
+
+
+def _hide_progress_bars() -> None:
+    """Those of the libraries."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+
+
+def _check(args: argparse.Namespace) -> "GAPruneConfig":
+    """Everything that can be said without reading data or a model; returns the options of the pruning."""
+    from dataclasses import fields
+
+    from mmbert_hf.pruning.config import GAPruneConfig
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "mmbert prune runs in one process; score under accelerate launch with GAPruner(...).score() and "
+            "statistics_dir, then give that folder as --statistics-dir"
+        )
+    if not args.output_dir and not args.push_to_hub:
+        raise ValueError("nowhere to write to: give --output-dir FOLDER, --push-to-hub NAME, or both")
+    if args.plots and not args.output_dir:
+        raise ValueError("--plots draws into the folder of the model: give --output-dir")
+    if args.private and not args.push_to_hub:
+        raise ValueError("--private is for --push-to-hub NAME")
+    if args.retrain_steps < 0 or args.retrain_batch_size < 2 or not args.retrain_learning_rate > 0:
+        raise ValueError(
+            "--retrain-steps must be at least 0, --retrain-batch-size at least 2 and --retrain-learning-rate above 0; "
+            f"got {args.retrain_steps}, {args.retrain_batch_size} and {args.retrain_learning_rate}"
+        )
+    chosen = {field.name: getattr(args, field.name) for field in fields(GAPruneConfig) if hasattr(args, field.name)}
+    if args.output_dir:
+        chosen.setdefault("statistics_dir", f"{os.path.normpath(args.output_dir)}.statistics")
+    config = GAPruneConfig(**chosen)
+    _check_sources(args)
+    _check_destinations(args)
+    return config
+
+
+def _check_sources(args: argparse.Namespace) -> None:
+    """No file serves two purposes."""
+    purposes = ("domain", "general", "test_domain", "test_general")
+    seen: dict[str, str] = {}
+    for purpose in purposes:
+        source = getattr(args, purpose)
+        if source is None:
+            continue
+        key = str(Path(source).resolve()) if Path(source).exists() else source
+        option = f"--{purpose.replace('_', '-')}"
+        if key in seen:
+            raise ValueError(f"{seen[key]} and {option} are the same, {source!r}: name two different sets")
+        seen[key] = option
+
+
+def _check_destinations(args: argparse.Namespace) -> None:
+    from mmbert_hf.output_folders import checked_destination
+
+    if args.output_dir:
+        checked_destination(args.output_dir, args.overwrite)
+    if args.plots:
+        from mmbert_hf.plotting import check_can_plot
+
+        check_can_plot()
+    if args.int8:
+        from mmbert_hf.pruning.int8 import check_packages
+
+        check_packages()
+    if args.push_to_hub:
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils import validate_repo_id
+
+        from mmbert_hf.hub import require_token
+
+        validate_repo_id(args.push_to_hub)
+        require_token(HfApi())
+
+
+def _data(args: argparse.Namespace) -> tuple[dict[str, "Dataset"], dict[str, "RetrievalSet"]]:
+    """The sets to score and train on, and those to measure on, which share no anchor with them."""
+    from mmbert_hf.evaluation.retrieval import RetrievalSet
+    from mmbert_hf.pruning import load_triplets
+    from mmbert_hf.pruning.measuring import check_retrieval_set
+
+    sources = {"domain": args.domain, "general": args.general}
+    if args.retrain_data and args.retrain_steps:
+        sources["retrain"] = args.retrain_data
+    sets, tests, held_out = {name: load_triplets(source) for name, source in sources.items()}, {}, set()
+    for name, dataset in sets.items():
+        _check_columns(dataset, sources[name], needs_negative=name != "retrain" and not args.mine_negatives)
+    for name in ("domain", "general"):
+        given = getattr(args, f"test_{name}")
+        if given:
+            pairs = load_triplets(given)
+            _check_columns(pairs, given, needs_negative=False)
+        else:
+            anchors = held_out_anchors(sets[name]["anchor"], f"--{name}")
+            pairs = sets[name].filter(lambda row, chosen=anchors: row["anchor"] in chosen)
+        tests[name] = RetrievalSet.from_pairs(pairs["anchor"], pairs["positive"])
+        check_retrieval_set(tests[name], name)
+        held_out |= set(tests[name].queries)
+    for name, dataset in sets.items():
+        left = dataset.filter(lambda row: row["anchor"] not in held_out)
+        if len(left) == 0:
+            raise ValueError(f"every row of {sources[name]!r} is needed to measure: give more rows, or other test sets")
+        if not args.quiet:
+            print(f"{name}: {len(left):,} rows, {len(dataset) - len(left):,} held out for measuring")
+        sets[name] = left
+    return sets, tests
+
+
+def _check_columns(dataset: "Dataset", source: str, *, needs_negative: bool) -> None:
+    missing = [name for name in ("anchor", "positive") if name not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"{source!r} has the columns {', '.join(dataset.column_names)}; {', '.join(missing)} is missing. Rename them"
+        )
+    if needs_negative and "negative" not in dataset.column_names:
+        raise ValueError(f"{source!r} has no column negative; give --mine-negatives to find some with the model")
+    for name in ("anchor", "positive"):
+        wrong = [row for row, text in enumerate(dataset[name]) if not isinstance(text, str) or not text.strip()]
+        if wrong:
+            raise ValueError(f"{source!r}: {len(wrong)} values of {name!r} are no text, the first in row {wrong[0]}")
+
+
+def held_out_anchors(anchors: Iterable[str], option: str) -> set[str]:
+    """A tenth of the different anchors, at most 1000: those whose SHA-256 is lowest.
+
+    Args:
+        anchors: All of a set.
+        option: What the message calls the set.
+
+    Raises:
+        ValueError: There are fewer than 20 of them.
+
+    Example:
+        >>> len(held_out_anchors(map(str, range(50)), "--domain"))
+        5
+    """
+    different = set(anchors)
+    count = min(MOST_HELD_OUT, len(different) // HELD_OUT_PART)
+    if count < 2:
+        raise ValueError(
+            f"{option} has {len(different)} different anchors, too few to hold out a tenth for measuring: give "
+            f"{option.replace('--', '--test-')}, or at least {2 * HELD_OUT_PART} anchors"
+        )
+    return set(
+        sorted(different, key=lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())[:count]
+    )
+
+
+def _write(args: argparse.Namespace, pruned: "PrunedEmbedder", statistics: Any) -> None:
+    """Save, publish and draw; print the table, and how the model is loaded."""
+    from mmbert_hf.model_cards.pruned import comparison_rows
+
+    card = {"license": args.license, "base_model": args.base_model}
+    lines, name = [], ""
+    if args.output_dir:
+        name = str(pruned.save_pretrained(args.output_dir, overwrite=args.overwrite, int8=args.int8, **card))
+        lines.append(f"written to {name}")
+    if args.plots:
+        from mmbert_hf.pruning.plots import plot_pruning
+
+        pictures = plot_pruning(pruned, Path(args.output_dir, "plots"), statistics)
+        lines.append(f"pictures: {', '.join(str(path) for path in pictures)}")
+    if args.push_to_hub:
+        url = _push(args, pruned, card)
+        lines.append(f"published: {url}")
+        name = url.partition("/commit/")[0].split("/", 3)[3]
+    print(format_table(comparison_rows(pruned.report)))
+    print("\n".join(lines))
+    print(f'load it with: SentenceTransformer("{name}")')
+
+
+def _push(args: argparse.Namespace, pruned: "PrunedEmbedder", card: dict[str, Any]) -> str:
+    """Publish; where that fails, what was made is not lost."""
+    try:
+        return pruned.push_to_hub(args.push_to_hub, private=args.private or None, int8=args.int8, **card)
+    except (OSError, ValueError) as error:
+        folder = args.output_dir
+        if not folder:
+            folder = pruned.save_pretrained(Path(tempfile.mkdtemp(prefix="mmbert-prune-"), "model"), **card)
+        raise OSError(
+            f"{error}\nThe model is in {folder}. To publish it: "
+            f"PrunedEmbedder.from_pretrained({str(folder)!r}).push_to_hub({args.push_to_hub!r})"
+        ) from error
+
+
+def format_table(rows: list[list[str]]) -> str:
+    """Rows of text as aligned columns, the first to the left.
+
+    Example:
+        >>> print(format_table([["", "dense", "pruned"], ["bytes", "1,000", "50"]]))
+               dense  pruned
+        bytes  1,000      50
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
