@@ -24,7 +24,7 @@ from mmbert_hf.run_log import RunLog
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_can_plot", "plot_recipe", "plot_run"]
+__all__ = ["check_can_plot", "draw_panels", "plot_recipe", "plot_run"]
 
 PANEL_INCHES = (5.6, 3.1)
 DPI = 150
@@ -82,7 +82,7 @@ def plot_run(run: RunLog, path: str | Path) -> Path:
     ends = run.language_ends
     if ends:
         panels.append(("Held-out loss, first and last evaluation", lambda axis: _draw_languages(axis, ends)))
-    return _draw(panels, Path(path), f"step {run.step:,} of {run.total_steps:,}")
+    return draw_panels(panels, Path(path), f"step {run.step:,} of {run.total_steps:,}")
 
 
 def plot_recipe(recipe: Recipe, path: str | Path) -> Path:
@@ -135,7 +135,7 @@ def plot_recipe(recipe: Recipe, path: str | Path) -> Path:
                 curves[name] = (places, np.array(drawn, dtype=float))
         if curves:
             panels.append((title, _Curves(curves, label, unit, spans)))
-    return _draw(panels, Path(path), "")
+    return draw_panels(panels, Path(path), "")
 
 
 def batch_rows_at(phase: Phase, progress: float) -> float | None:
@@ -245,8 +245,20 @@ def _draw_languages(axis: "Axes", ends: dict[str, tuple[float, float]]) -> None:
         axis.set_ylabel(f"{len(chosen)} of {len(ends)} languages: most changed")
 
 
-def _draw(panels: Sequence[Panel], path: Path, title: str) -> Path:
-    """Draw panels in two columns and write the picture."""
+def draw_panels(panels: Sequence[Panel], path: Path, title: str) -> Path:
+    """Draw panels in two columns and write the picture.
+
+    Args:
+        panels: Title, and the function that draws on the axes.
+        path: The picture; its ending is the format.
+        title: Of the whole, may be empty.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: matplotlib is missing, or it cannot write that format.
+    """
     check_can_plot()
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -32,7 +32,7 @@ from mmbert_hf.pruning.targets import encoder_of
 
 __all__ = ["PruningMask", "masked_linears", "unwrapped"]
 
-FORMAT, FORMAT_VERSION = "mmbert_hf.pruning_mask", "1"
+FORMAT, FORMAT_VERSION, METADATA_KEY = "mmbert_hf.pruning_mask", "1", "mask"
 PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MODEL_WRAPPERS = ("module", "_orig_mod")  # data parallel; torch.compile
 LAYER_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "base_layer")  # the last one: PEFT
@@ -238,7 +238,9 @@ class PruningMask:
             OSError: If it cannot be written.
         """
         shapes = {name: list(tensor.shape) for name, tensor in self.kept.items()}
-        metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "shapes": json.dumps(shapes)}
+        # One entry: safetensors writes several in an order that changes, and the same mask should be the same file.
+        header = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "shapes": shapes}, sort_keys=True)
+        metadata = {METADATA_KEY: header}
         try:
             save_file({name: _pack(tensor) for name, tensor in self.kept.items()}, path, metadata=metadata)
         except SafetensorError as error:
@@ -260,7 +262,7 @@ class PruningMask:
             raise FileNotFoundError(f"there is no file {path}; give the file that PruningMask.save wrote")
         try:
             with safe_open(path, framework="pt") as file:
-                metadata: dict[str, Any] = file.metadata() or {}
+                metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except SafetensorError as error:
             raise OSError(f"{path} is damaged ({error}); copy it anew") from error
@@ -271,7 +273,7 @@ class PruningMask:
                 f"{path} has format version {metadata['format_version']}, and this version of mmbert-hf reads "
                 f"{FORMAT_VERSION}; install a newer one"
             )
-        shapes = json.loads(metadata["shapes"])
+        shapes = metadata["shapes"]
         sizes = {name: -(-shape[0] * shape[1] // 8) for name, shape in shapes.items()}
         if sizes != {name: tensor.numel() for name, tensor in packed.items()}:
             raise ValueError(f"the tensors and the header of {path} disagree; write the mask anew")

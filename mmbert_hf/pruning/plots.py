@@ -59,7 +59,7 @@ def plot_pruning(
         >>> [path.name for path in plot_pruning(report, tempfile.mkdtemp())]
         ['sparsity_per_layer.png']
     """
-    from mmbert_hf.plotting import _draw, check_can_plot
+    from mmbert_hf.plotting import check_can_plot, draw_panels
 
     check_can_plot()
     if isinstance(pruned_or_report, PruningReport):
@@ -85,7 +85,7 @@ def plot_pruning(
         raise ValueError(
             "there is nothing to draw: no zeros, no statistics given, and nothing was measured (measure())"
         )
-    return [_draw(panels, Path(folder, f"{name}.png"), "") for name, panels in pictures.items()]
+    return [draw_panels(panels, Path(folder, f"{name}.png"), "") for name, panels in pictures.items()]
 
 
 def score_rank_correlations(

@@ -7,7 +7,6 @@ Design decisions:
   new one does not have go in the same commit. When nothing has changed there is no commit.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelCard
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["fetch_file", "published_report", "push_folder", "render_card", "sort_metadata"]
+__all__ = ["fetch_file", "published_report", "push_folder", "render_card"]
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tokenizer*", "vocab*", "merges.txt",
@@ -64,35 +63,6 @@ def render_card(
     if "license" in chosen:
         known = {name: value for name, value in known.items() if not name.startswith("license")}
     return pruned_embedder_card(repo_id, report, **{**known, **chosen})
-
-
-def sort_metadata(path: Path) -> None:
-    """Put the metadata of a safetensors file in order, in place, so that the same content is the same file.
-
-    safetensors (0.8 and before) writes several entries in the order of a hash table, another one each time. The Hub would
-    take the file for a new one.
-
-    Args:
-        path: The file.
-
-    Example:
-        >>> import tempfile, torch
-        >>> from safetensors.torch import load_file, save_file
-        >>> path = Path(tempfile.mkdtemp(), "some.safetensors")
-        >>> save_file({"a": torch.ones(2)}, path, metadata=dict.fromkeys("zyxwv", "1"))
-        >>> sort_metadata(path)
-        >>> path.read_bytes()[8:45], load_file(path)
-        (b'{"__metadata__":{"v":"1","w":"1","x":', {'a': tensor([1., 1.])})
-    """
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        if len(ordered) != size:
-            raise ValueError(f"the header of {path} is not written as safetensors writes it; write the file anew")
-        file.seek(8)
-        file.write(ordered)
 
 
 def push_folder(

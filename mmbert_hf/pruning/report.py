@@ -108,7 +108,9 @@ class PruningReport:
     def from_dict(cls, values: dict[str, Any]) -> "PruningReport":
         """The report that `to_dict` gave."""
         pairs = ("num_parameters", "weight_bytes", "num_layers", "width", "vocabulary")
-        native: dict[str, Any] = {name: tuple(value) if name in pairs and value else value for name, value in values.items()}
+        native: dict[str, Any] = {
+            name: tuple(value) if name in pairs and value else value for name, value in values.items()
+        }
         return cls(**native)
 
     def save(self, path: str | Path) -> None:

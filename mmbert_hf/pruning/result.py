@@ -23,7 +23,7 @@ from mmbert_hf.pruning.int8 import FILE as INT8_FILE
 from mmbert_hf.pruning.int8 import check_packages, export_int8
 from mmbert_hf.pruning.masks import PruningMask
 from mmbert_hf.pruning.measuring import measure_models
-from mmbert_hf.pruning.publishing import fetch_file, published_report, push_folder, render_card, sort_metadata
+from mmbert_hf.pruning.publishing import fetch_file, published_report, push_folder, render_card
 from mmbert_hf.pruning.report import REPORT_FILE, PruningReport
 from mmbert_hf.pruning.saving import save_embedder
 
@@ -182,7 +182,6 @@ class PrunedEmbedder:
             save_embedder(self.model, staging)
             if self.mask is not None:
                 self.mask.save(staging / MASK_FILE)
-                sort_metadata(staging / MASK_FILE)
             report.save(staging / REPORT_FILE)
             rendered.save(staging / CARD_FILE)
             if int8:

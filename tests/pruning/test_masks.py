@@ -205,7 +205,7 @@ def test_damaged_and_foreign_files(tmp_path):
     save_file({"a": torch.zeros(3, dtype=torch.uint8)}, path)
     with pytest.raises(ValueError, match="is no pruning mask"):
         PruningMask.load(path)
-    path.write_bytes(whole.replace(b'"format_version":"1"', b'"format_version":"2"'))
+    path.write_bytes(whole.replace(b'format_version\\": \\"1', b'format_version\\": \\"2'))
     with pytest.raises(ValueError, match=r"has format version 2, and .* reads 1"):
         PruningMask.load(path)
     path.write_bytes(whole.replace(b"[4, 6]", b"[4, 9]"))
