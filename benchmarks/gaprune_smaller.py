@@ -25,13 +25,13 @@ from gaprune_data import in_split, read_domains, triplets
 from gaprune_quality import DOMAIN_OF, RETRAINING, SEEDS, make_pruner, retrieval_sets, training_entries
 from report import say
 
-CONFIGURATION = {
+CONFIGURATION: dict[str, Any] = {
     "method": "dai-normalized",
     "granularity": "ffn,vocabulary",
     "ffn_width": 640,
     "vocabulary_from": "domain",
 }
-TRAINING = {**RETRAINING, "learning_rate": 2e-4, "distillation_weight": 4.0}
+TRAINING: dict[str, Any] = {**RETRAINING, "learning_rate": 2e-4, "distillation_weight": 4.0}
 NUM_LATENCY_TEXTS = 256
 
 RELOAD = """
