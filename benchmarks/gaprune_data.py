@@ -58,6 +58,13 @@ def read_foldoc(folder: Path) -> list[Entry]:
     return _unique(entry for entry in entries if entry is not None)
 
 
+def read_foldoc_texts(folder: Path) -> list[str]:
+    """The text of every entry in full, without the headwords: the corpus that somebody in the domain would search."""
+    text = gzip.decompress((folder / FOLDOC).read_bytes()).decode("utf-8", errors="replace")
+    bodies = (block.partition("\n")[2] for block in re.split(r"\n(?=\S)", text))
+    return [words for body in bodies if (words := " ".join(re.sub(r"[{}]", "", body).split()))]
+
+
 def read_wordnet(folder: Path) -> dict[str, list[Entry]]:
     """The noun glosses of WordNet: the two lexicographer files on living things, and all others.
 

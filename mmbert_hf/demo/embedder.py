@@ -14,8 +14,8 @@ __all__ = ["MINILM", "MissingEmbedderError", "PackagedEmbedder"]
 WEIGHTS_FILE = "model.safetensors"
 
 
-class MissingEmbedderError(ImportError):
-    """The package that carries the embedder is not installed."""
+class MissingEmbedderError(ValueError):
+    """The package that carries the embedder is not installed. A ValueError, as others that a user sets right."""
 
 
 @dataclass(frozen=True)

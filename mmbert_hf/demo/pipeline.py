@@ -62,7 +62,9 @@ def run_demo(
 
     Raises:
         ValueError: There is no such part, or the embedder to prune is not the pinned one.
-        MissingEmbedderError: Pruning alone is asked for, and there is no embedder. With both parts it is left out.
+        MissingEmbedderError: Pruning alone is asked for, and the package that carries the embedder is missing. With both
+            parts, pruning is left out then.
+        FileNotFoundError: The settings name a folder for the embedder, and there is none.
         FileExistsError: See `DemoState.open`.
         KeyboardInterrupt: After Ctrl-C; what was done is kept, and the message says how to continue.
     """
@@ -89,6 +91,8 @@ def run_demo(
 def _find_embedder(settings: PruneSettings, *, needed: bool) -> Path | None:
     """Return the folder of the embedder to prune; None, with a warning, where the package that carries it is missing."""
     if settings.embedder is not None:
+        if not Path(settings.embedder).is_dir():
+            raise FileNotFoundError(f"there is no folder {settings.embedder!r} with an embedder to prune")
         return Path(settings.embedder)
     try:
         return MINILM.folder()
@@ -105,7 +109,9 @@ def _run_parts(state: DemoState, wanted: Collection[str], source: Path | None, p
     from mmbert_hf.demo import report
 
     parts = [part for part in PARTS if part in wanted or state.is_done(part)]
-    metrics, histories, recipe = _common_facts(), {}, None
+    metrics = _common_facts()
+    histories: dict[str, list[dict[str, Any]]] = {}
+    recipe: Recipe | None = None
     if "encoder" in parts:
         facts, histories, recipe = _run_encoder(state, progress)
         metrics |= facts

@@ -199,7 +199,7 @@ def prune_rows(prune: Mapping[str, Any]) -> list[dict[str, Any]]:
 def repeat_command(metrics: Mapping[str, Any], folder_name: str) -> str | None:
     """Return the command that repeats the run, or None if its settings are not known."""
     settings, prune = metrics.get("settings", {}), metrics.get("prune", {}).get("settings", {})
-    if not settings and prune.get("seed") is not None:
+    if not settings and not metrics.get("phases") and prune.get("seed") is not None:
         return f"mmbert demo --output-dir {shlex.quote(folder_name)} --only prune --seed {prune['seed']}"
     options = {
         "seed": settings.get("seed"),

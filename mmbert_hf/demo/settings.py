@@ -91,7 +91,7 @@ class DemoSettings:
 class PruneSettings:
     """Every number of the demo's second part, in which an embedder is pruned for a domain: WordNet's animals and plants.
 
-    Chosen on the selection split; the defaults take about a minute and a half on two cores.
+    Chosen on the selection split; the defaults are to take less than two minutes on two cores.
 
     Attributes:
         seed: Of samples, and of the order of the training data.
@@ -116,11 +116,11 @@ class PruneSettings:
     num_scored: int = 150
     method: str = "dai-normalized"
     ffn_width: int = 640
-    retrain_steps: int = 40
-    batch_size: int = 16
+    retrain_steps: int = 24
+    batch_size: int = 32
     learning_rate: float = 1e-4
     num_queries: int = 300
-    num_latency_texts: int = 32
+    num_latency_texts: int = 64
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "num_triplets": 2, "num_scored": 1, "ffn_width": 1, "retrain_steps": 1, "batch_size": 2}

@@ -172,7 +172,7 @@ class TestParts:
         assert DemoState.open(tmp_path, TINY).is_done("encoder")
 
     def test_a_folder_from_before_there_were_parts_is_read(self, tmp_path):
-        stages = dict.fromkeys((*STAGES["encoder"], "report"), {"result": {}, "seconds": 1.0})
+        stages = {stage: {"result": {}, "seconds": 1.0} for stage in (*STAGES["encoder"], "report")}
         record = {"format": "mmbert-demo-1", "settings": TINY.as_dict(), "results": stages}
         (tmp_path / "state.json").write_text(json.dumps(record))
         state = DemoState.open(tmp_path, TINY, PruneSettings())
@@ -182,6 +182,8 @@ class TestParts:
     def test_an_unknown_part_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="there is no part 'both'; choose 'encoder' or 'prune'"):
             run_demo(tmp_path / "out", TINY, only="both")
+        with pytest.raises(FileNotFoundError, match="there is no folder 'nowhere' with an embedder to prune"):
+            run_demo(tmp_path / "out", TINY, PruneSettings(embedder="nowhere"))
         assert not (tmp_path / "out").exists()
 
 
@@ -198,12 +200,17 @@ def test_without_the_embedder_the_encoder_alone_is_run(demo, tmp_path, monkeypat
     assert "not measured" in page[page.index('<section id="prune">') : page.index('<section id="how">')]
 
 
-def test_pruning_alone_needs_the_embedder(tmp_path, monkeypatch, capsys):
-    from mmbert_hf.cli import main
-
-    monkeypatch.setitem(sys.modules, MINILM.module, None)
-    assert main(["demo", "--only", "prune", "--output-dir", str(tmp_path / "out")]) != 0
-    assert "pip install 'mmbert-hf[demo]'" in capsys.readouterr().err
+def test_pruning_alone_needs_the_embedder(tmp_path):
+    # In a process of its own: the command sets up logging for all of it.
+    code = (
+        f"import sys; sys.modules[{MINILM.module!r}] = None\n"
+        "from mmbert_hf.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "demo", "--only", "prune", "--output-dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'mmbert-hf[demo]'" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
