@@ -203,7 +203,7 @@ def retrain(
     batch_size: int = 32,
     learning_rate: float = 1e-4,
     teacher: "SentenceTransformer | None" = None,
-    distillation_weight: float = 1.0,
+    distillation_weight: float = 4.0,
     mask: PruningMask | None = None,
     id_map: Tensor | None = None,
     bf16: bool = False,

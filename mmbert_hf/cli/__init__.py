@@ -42,5 +42,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mmbert {args.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"\nmmbert {args.verb}: {error or 'stopped'}", file=sys.stderr)
+        print(f"\nmmbert {args.verb}: {str(error) or 'stopped'}", file=sys.stderr)
         return 130

@@ -4,29 +4,23 @@ Design decisions:
 
 - The options of `GAPruneConfig` are options here, with its help texts. Reading them imports torch, so they are added
   when this verb's own arguments are parsed, and other verbs stay quick.
-- What is measured was seen by nothing before: queries are held out by a hash of their text before scoring, the same in
-  every run, and rows of every set whose anchor is among them are left out.
+- What is read, and what is held out of it, is in `mmbert_hf.cli.prune_data`.
 - Mistakes are told before the model is loaded, and statistics are kept, so that an interrupted run goes on.
 """
 
 import argparse
-import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+from mmbert_hf.cli.prune_data import check_sources, read_data
 
-    from mmbert_hf.evaluation.retrieval import RetrievalSet
+if TYPE_CHECKING:
     from mmbert_hf.pruning.config import GAPruneConfig
     from mmbert_hf.pruning.result import PrunedEmbedder
-
-MOST_HELD_OUT = 1000
-HELD_OUT_PART = 10  # one in so many
 
 
 def add_parser(verbs: Any) -> None:
@@ -51,6 +45,12 @@ def add_parser(verbs: Any) -> None:
     data.add_argument("--domain", required=True, metavar="TRIPLETS", help="triplets of the domain")
     data.add_argument("--general", required=True, metavar="TRIPLETS", help="triplets of everything else")
     data.add_argument("--mine-negatives", action="store_true", help="find a hard negative for sets that have none")
+    data.add_argument(
+        "--vocabulary-texts",
+        metavar="TEXTS",
+        help="granularity vocabulary: a .txt file, one document a line, or .jsonl with a field text, whose tokens stay; "
+        "best all documents that the model is to embed (default: the triplets)",
+    )
     held_out = "anchors and positives to measure on (default: a tenth of the set, at most 1000, held out)"
     data.add_argument("--test-domain", metavar="PAIRS", help=f"domain: {held_out}")
     data.add_argument("--test-general", metavar="PAIRS", help=f"general: {held_out}")
@@ -65,6 +65,9 @@ def add_parser(verbs: Any) -> None:
         default="trained",
         help="to distil from: the dense model after the same steps, which is measured too as the control; the dense "
         "model; or none (default: %(default)s)",
+    )
+    training.add_argument(
+        "--distillation-weight", type=float, default=4.0, help="of the teacher (default: %(default)s)"
     )
     _add_output_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars, only the table")
@@ -137,21 +140,25 @@ def run(args: argparse.Namespace) -> int:
     if args.quiet:
         _hide_progress_bars()
 
+    from mmbert_hf.data import read_corpus
     from mmbert_hf.hub import check_folder_or_hub_name
 
     check_folder_or_hub_name(args.model)
-    sets, tests = _data(args)
+    sets, tests = read_data(args)
+    texts = read_corpus(args.vocabulary_texts) if args.vocabulary_texts else None
 
     from sentence_transformers import SentenceTransformer
 
     from mmbert_hf.pruning import GAPruner, add_hard_negatives
+    from mmbert_hf.pruning.saving import check_saveable
 
     model = SentenceTransformer(args.model)
+    check_saveable(model)
     for name in ("domain", "general"):
         if "negative" not in sets[name].column_names:
             sets[name] = add_hard_negatives(sets[name], model)
     pruner = GAPruner(model, sets["domain"], sets["general"], config)
-    pruned = pruner.prune(progress=not args.quiet)
+    pruned = pruner.prune(vocabulary_texts=texts, progress=not args.quiet)
     if args.retrain_steps:
         pruned.retrain(
             sets.get("retrain", sets["domain"]),
@@ -159,6 +166,7 @@ def run(args: argparse.Namespace) -> int:
             teacher=None if args.teacher == "none" else args.teacher,
             batch_size=args.retrain_batch_size,
             learning_rate=args.retrain_learning_rate,
+            distillation_weight=args.distillation_weight,
             seed=config.seed,
             progress=not args.quiet,
         )
@@ -202,24 +210,11 @@ def _check(args: argparse.Namespace) -> "GAPruneConfig":
     if args.output_dir:
         chosen.setdefault("statistics_dir", f"{os.path.normpath(args.output_dir)}.statistics")
     config = GAPruneConfig(**chosen)
-    _check_sources(args)
+    if args.vocabulary_texts and "vocabulary" not in config.granularities:
+        raise ValueError(f"--vocabulary-texts are for granularity vocabulary, which is not in {config.granularity!r}")
+    check_sources(args)
     _check_destinations(args)
     return config
-
-
-def _check_sources(args: argparse.Namespace) -> None:
-    """No file serves two purposes."""
-    purposes = ("domain", "general", "test_domain", "test_general")
-    seen: dict[str, str] = {}
-    for purpose in purposes:
-        source = getattr(args, purpose)
-        if source is None:
-            continue
-        key = str(Path(source).resolve()) if Path(source).exists() else source
-        option = f"--{purpose.replace('_', '-')}"
-        if key in seen:
-            raise ValueError(f"{seen[key]} and {option} are the same, {source!r}: name two different sets")
-        seen[key] = option
 
 
 def _check_destinations(args: argparse.Namespace) -> None:
@@ -243,79 +238,6 @@ def _check_destinations(args: argparse.Namespace) -> None:
 
         validate_repo_id(args.push_to_hub)
         require_token(HfApi())
-
-
-def _data(args: argparse.Namespace) -> tuple[dict[str, "Dataset"], dict[str, "RetrievalSet"]]:
-    """The sets to score and train on, and those to measure on, which share no anchor with them."""
-    from mmbert_hf.evaluation.retrieval import RetrievalSet
-    from mmbert_hf.pruning import load_triplets
-    from mmbert_hf.pruning.measuring import check_retrieval_set
-
-    sources = {"domain": args.domain, "general": args.general}
-    if args.retrain_data and args.retrain_steps:
-        sources["retrain"] = args.retrain_data
-    sets, tests, held_out = {name: load_triplets(source) for name, source in sources.items()}, {}, set()
-    for name, dataset in sets.items():
-        _check_columns(dataset, sources[name], needs_negative=name != "retrain" and not args.mine_negatives)
-    for name in ("domain", "general"):
-        given = getattr(args, f"test_{name}")
-        if given:
-            pairs = load_triplets(given)
-            _check_columns(pairs, given, needs_negative=False)
-        else:
-            anchors = held_out_anchors(sets[name]["anchor"], f"--{name}")
-            pairs = sets[name].filter(lambda row, chosen=anchors: row["anchor"] in chosen)
-        tests[name] = RetrievalSet.from_pairs(pairs["anchor"], pairs["positive"])
-        check_retrieval_set(tests[name], name)
-        held_out |= set(tests[name].queries)
-    for name, dataset in sets.items():
-        left = dataset.filter(lambda row: row["anchor"] not in held_out)
-        if len(left) == 0:
-            raise ValueError(f"every row of {sources[name]!r} is needed to measure: give more rows, or other test sets")
-        if not args.quiet:
-            print(f"{name}: {len(left):,} rows, {len(dataset) - len(left):,} held out for measuring")
-        sets[name] = left
-    return sets, tests
-
-
-def _check_columns(dataset: "Dataset", source: str, *, needs_negative: bool) -> None:
-    missing = [name for name in ("anchor", "positive") if name not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"{source!r} has the columns {', '.join(dataset.column_names)}; {', '.join(missing)} is missing. Rename them"
-        )
-    if needs_negative and "negative" not in dataset.column_names:
-        raise ValueError(f"{source!r} has no column negative; give --mine-negatives to find some with the model")
-    for name in ("anchor", "positive"):
-        wrong = [row for row, text in enumerate(dataset[name]) if not isinstance(text, str) or not text.strip()]
-        if wrong:
-            raise ValueError(f"{source!r}: {len(wrong)} values of {name!r} are no text, the first in row {wrong[0]}")
-
-
-def held_out_anchors(anchors: Iterable[str], option: str) -> set[str]:
-    """A tenth of the different anchors, at most 1000: those whose SHA-256 is lowest.
-
-    Args:
-        anchors: All of a set.
-        option: What the message calls the set.
-
-    Raises:
-        ValueError: There are fewer than 20 of them.
-
-    Example:
-        >>> len(held_out_anchors(map(str, range(50)), "--domain"))
-        5
-    """
-    different = set(anchors)
-    count = min(MOST_HELD_OUT, len(different) // HELD_OUT_PART)
-    if count < 2:
-        raise ValueError(
-            f"{option} has {len(different)} different anchors, too few to hold out a tenth for measuring: give "
-            f"{option.replace('--', '--test-')}, or at least {2 * HELD_OUT_PART} anchors"
-        )
-    return set(
-        sorted(different, key=lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())[:count]
-    )
 
 
 def _write(args: argparse.Namespace, pruned: "PrunedEmbedder", statistics: Any) -> None:
@@ -345,13 +267,16 @@ def _push(args: argparse.Namespace, pruned: "PrunedEmbedder", card: dict[str, An
     """Publish; where that fails, what was made is not lost."""
     try:
         return pruned.push_to_hub(args.push_to_hub, private=args.private or None, int8=args.int8, **card)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a lost connection is an error of whatever HTTP client huggingface_hub has
         folder = args.output_dir
         if not folder:
-            folder = pruned.save_pretrained(Path(tempfile.mkdtemp(prefix="mmbert-prune-"), "model"), **card)
+            folder = pruned.save_pretrained(
+                Path(tempfile.mkdtemp(prefix="mmbert-prune-"), "model"), int8=args.int8, **card
+            )
+        options = "".join(f", {name}=True" for name in ("private", "int8") if getattr(args, name))
         raise OSError(
             f"{error}\nThe model is in {folder}. To publish it: "
-            f"PrunedEmbedder.from_pretrained({str(folder)!r}).push_to_hub({args.push_to_hub!r})"
+            f"PrunedEmbedder.from_pretrained({str(folder)!r}).push_to_hub({args.push_to_hub!r}{options})"
         ) from error
 
 

@@ -30,12 +30,10 @@ from mmbert_hf.demo.embedder import MINILM
 from mmbert_hf.demo.settings import PruneSettings
 from mmbert_hf.evaluation.retrieval import RetrievalSet
 from mmbert_hf.hub import require_token
-from mmbert_hf.pruning import GAPruneConfig, GAPruner, PrunedEmbedder, PruningReport
-from mmbert_hf.pruning.footprint import predict_bytes
+from mmbert_hf.pruning import GAPruneConfig, GAPruner, PrunedEmbedder
 from mmbert_hf.pruning.measuring import measure_models
 from mmbert_hf.pruning.publishing import push_folder
 from mmbert_hf.pruning.saving import save_embedder
-from mmbert_hf.vocabulary import trim
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -109,23 +107,21 @@ def prune(job: PruneJob) -> dict[str, Any]:
     """
     settings, dense = job.settings, job.load()
     texts = [text for rows in job.train.values() for column in COLUMNS for text in rows[column]]
-    trimmed = trim(dense, texts=texts, progress=False)
     config = GAPruneConfig(
         method=settings.method,
-        granularity="ffn",
+        granularity="ffn,vocabulary",
         ffn_width=settings.ffn_width,
         num_triplets=None,
         seed=settings.seed,
         statistics_dir=str(job.folder / "statistics"),
     )
     scored = {name: rows.select(range(min(settings.num_scored, len(rows)))) for name, rows in job.train.items()}
-    pruned = GAPruner(trimmed, scored["domain"], scored["general"], config).prune(progress=job.progress)
-    report = _of_both_steps(pruned.report, dense, len(trimmed.tokenizer))
+    pruner = GAPruner(dense, scored["domain"], scored["general"], config)
+    pruned = pruner.prune(vocabulary_texts=texts, progress=job.progress)
+    report = pruned.report
     if settings.embedder is None:
         report.base_model = MINILM.name
-    PrunedEmbedder(pruned.model, pruned.mask, report, dense).save_pretrained(
-        job.folder / "one-shot", overwrite=True, **_card(settings)
-    )
+    pruned.save_pretrained(job.folder / "one-shot", overwrite=True, **_card(settings))
     logger.info(
         "pruned for living things: %d -> %d neurons per layer, %d -> %d tokens, %.1f -> %.1f MB",
         *(*(report.width or ()), *(report.vocabulary or ()), *(size / 1e6 for size in report.weight_bytes or ())),
@@ -136,17 +132,6 @@ def prune(job: PruneJob) -> dict[str, Any]:
         "scored_triplets": report.num_triplets,
         **{name: getattr(report, name) for name in ("width", "vocabulary", "term_shares", "overlap_with_magnitude")},
     }
-
-
-def _of_both_steps(report: PruningReport, dense: "SentenceTransformer", num_tokens: int) -> PruningReport:
-    """The report of the neurons, made one of vocabulary and neurons: before is the embedder as it came."""
-    assert report.num_parameters is not None
-    assert report.weight_bytes is not None
-    report.args["granularity"] = GAPruneConfig(granularity="vocabulary,ffn").granularity
-    report.vocabulary = (len(dense.tokenizer), num_tokens)
-    report.num_parameters = (sum(weight.numel() for weight in dense.parameters()), report.num_parameters[1])
-    report.weight_bytes = (predict_bytes(dense), report.weight_bytes[1])
-    return report
 
 
 def _describe(settings: PruneSettings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Design decisions:
 Shape legend: O outputs, I inputs of a linear layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -116,6 +116,16 @@ def keep_per_row(scores_OI: torch.Tensor, sparsity: float) -> torch.Tensor:
     return torch.zeros_like(scores_OI, dtype=torch.bool).scatter_(-1, order, True).cpu()
 
 
+def check_fours(widths: Iterable[int]) -> None:
+    """Refuse numbers of inputs that are no multiple of four.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if odd := [inputs for inputs in widths if inputs % 4]:
+        raise ValueError(f"2:4 needs inputs in groups of four; the layer has {odd[0]}. Choose other targets")
+
+
 def keep_two_of_four(scores_OI: torch.Tensor) -> torch.Tensor:
     """Keep the two highest of every four neighbouring inputs: bool [O, I], the pattern of sparse tensor cores.
 
@@ -127,6 +137,5 @@ def keep_two_of_four(scores_OI: torch.Tensor) -> torch.Tensor:
         tensor([[False,  True,  True, False]])
     """
     outputs, inputs = scores_OI.shape
-    if inputs % 4:
-        raise ValueError(f"2:4 needs inputs in groups of four; the layer has {inputs}. Choose other targets")
+    check_fours([inputs])
     return keep_per_row(scores_OI.view(outputs * inputs // 4, 4), 0.5).view(outputs, inputs)

@@ -12,7 +12,6 @@ __all__ = ["GRANULARITIES", "GAPruneConfig"]
 
 # In the order in which they are done.
 GRANULARITIES = ("vocabulary", "layer", "ffn", "2:4", "weight")
-VOCABULARY_SOURCES = ("both", "domain")
 LAYER_CHOICES = ("loss", "score", "last")
 
 
@@ -113,7 +112,6 @@ class GAPruneConfig:
             ("targets", KINDS),
             ("budget", BUDGETS),
             ("layer_choice", LAYER_CHOICES),
-            ("vocabulary_from", VOCABULARY_SOURCES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")

@@ -214,6 +214,8 @@ def predict_bytes(
         >>> predict_bytes(minilm), predict_bytes(minilm, width=768)  # doctest: +SKIP
         (90852864, 76678656)
     """
+    if width is None and not dropped_layers and vocabulary_size is None:
+        return _num_bytes(model)  # also of a model whose feed-forwards are not known as such
     parts = _parts(model)
     if width is not None and not 1 <= width <= parts.width:
         raise ValueError(f"got width={width}; it must be in 1..{parts.width}")

@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmbert_hf.attention.packed import PackedRows
 from mmbert_hf.encoder import MMBertEncoderLayer
-from mmbert_hf.pruning.targets import encoder_of, find_blocks
+from mmbert_hf.pruning.targets import encoder_of, evaluating, find_blocks
 from mmbert_hf.pruning.texts import row_lengths, to_features
 
 if TYPE_CHECKING:
@@ -293,7 +293,6 @@ def _recording(model: "SentenceTransformer", tape: dict[str, _Layer]) -> Iterato
     """Freeze the parameters and hook the layers; undo both."""
     encoder, current = encoder_of(model), _Current()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    was_training = model.training
 
     def hook_for(layer: _Layer) -> Any:
         return lambda module, args, output: layer.begin(current.rows, args[0], output)  # type: ignore[arg-type]
@@ -302,7 +301,6 @@ def _recording(model: "SentenceTransformer", tape: dict[str, _Layer]) -> Iterato
         if isinstance(args[1], PackedRows) and current.rows is not None:
             current.rows.places = args[1].documents.indices
 
-    model.eval()
     handles = []
     try:
         for parameter in trainable:
@@ -311,11 +309,10 @@ def _recording(model: "SentenceTransformer", tape: dict[str, _Layer]) -> Iterato
         handles += [
             block.register_forward_pre_hook(see_order) for block in find_blocks(encoder)[1][:1] if _reorders(block)
         ]
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield current
     finally:
         for handle in handles:
             handle.remove()
         for parameter in trainable:
             parameter.requires_grad_(True)
-        model.train(was_training)

@@ -192,10 +192,16 @@ def _quantise(source: Path, destination: Path, reduce_range: bool) -> None:
 
 
 def _describe(model: "SentenceTransformer", path: Path) -> None:
-    """Write what encoding needs into the file."""
+    """Write what encoding needs into the file, and take out where on this computer the code that was traced lies."""
     import onnx
 
     graph = onnx.load(path)
+    for part in (graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
+        del part.metadata_props[:]
+    for function in graph.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
     described = {
         "max_seq_length": model.max_seq_length,
         "prompts": {name: prompt for name, prompt in model.prompts.items() if prompt},

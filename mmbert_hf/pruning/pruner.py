@@ -15,6 +15,7 @@ Shape legend: O outputs, I inputs of a linear layer, F neurons of a feed-forward
 
 import copy
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,13 @@ from mmbert_hf.pruning.report import PruningReport
 from mmbert_hf.pruning.result import PrunedEmbedder
 from mmbert_hf.pruning.scores import DATA_FREE, Scorer, StatisticsLike
 from mmbert_hf.pruning.scoring import collect_statistics
-from mmbert_hf.pruning.statistics import Statistics
+from mmbert_hf.pruning.statistics import Statistics, model_fingerprint
 from mmbert_hf.pruning.targets import Target, encoder_of, find_blocks, find_feed_forwards, find_targets
 from mmbert_hf.pruning.texts import embed
 from mmbert_hf.pruning.triplets import Triplets, check_different, read_triplets, select_triplets
 from mmbert_hf.pruning.widths import choose_neurons, neuron_scores, shrink_feed_forwards
 from mmbert_hf.vocabulary import trim
+from mmbert_hf.vocabulary.plan import backend_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,8 +65,8 @@ class GAPruner:
         args: Options; the defaults if None.
 
     Raises:
-        ValueError: The model has nothing to prune, quantised weights or adapters; a column is missing, texts are empty,
-            or both sets are the same.
+        ValueError: The model has nothing to prune, quantised weights or adapters; options do not fit it; a column is
+            missing, texts are empty, or both sets are the same.
 
     Example:
         >>> pruner = GAPruner(model, domain, general, GAPruneConfig(granularity="ffn"))  # doctest: +SKIP
@@ -78,6 +80,7 @@ class GAPruner:
         self.model = model
         self.args = args or GAPruneConfig()
         self.targets: list[Target] = find_targets(model, "all")
+        _check_fit(model, self.args)
         self.texts = {"domain": read_triplets(domain, "domain"), "general": read_triplets(general, "general")}
         check_different(self.texts["domain"], self.texts["general"])
         self.triplets = dict(self.texts)  # those that are scored
@@ -122,27 +125,47 @@ class GAPruner:
         )
         return self.statistics
 
-    def prune(self, args: GAPruneConfig | None = None, *, progress: bool = True) -> PrunedEmbedder:
+    def prune(
+        self,
+        args: GAPruneConfig | None = None,
+        *,
+        vocabulary_texts: Iterable[str] | None = None,
+        progress: bool = True,
+    ) -> PrunedEmbedder:
         """Prune a copy of the model. Scores first, if the method needs it and it has not been done.
 
         Args:
             args: Other options than the pruner's, on the same statistics.
+            vocabulary_texts: Texts whose tokens stay, for granularity ``vocabulary``: best all documents that the model is
+                to embed. None: the texts of both sets of triplets, before representatives were chosen.
             progress: Show bars.
 
         Returns:
             The smaller model, its mask if it has zeros, and a report.
 
         Raises:
-            ValueError: The options do not fit the model, or scores are not finite.
+            ValueError: The options do not fit the model, the statistics are of another one, or scores are not finite.
         """
+        if args is not None:
+            _check_fit(self.model, args)
         args = args or self.args
-        if self.statistics is None and _needs_statistics(args):
-            self.score(progress=progress)
+        if vocabulary_texts is not None and "vocabulary" not in args.granularities:
+            raise ValueError(
+                f"vocabulary_texts are for granularity vocabulary, which is not among {args.granularity!r}; add it"
+            )
+        if _needs_statistics(args):
+            if self.statistics is None:
+                self.score(progress=progress)
+            elif self.statistics.origin.model != model_fingerprint(self.model):
+                raise ValueError(
+                    "the statistics are of another model: this one was changed after score(), or they were set by hand; "
+                    "call score() again, with another statistics_dir"
+                )
         model = copy.deepcopy(self.model).eval()
         report = PruningReport.begin(self.model, args, self.statistics)
         survivors = _Survivors(self.statistics, {target.name: target.name for target in self.targets})
         if "vocabulary" in args.granularities:
-            model = self._trim(model, args, report, progress)
+            model = self._trim(model, args, vocabulary_texts, report, progress)
         if "layer" in args.granularities:
             self._drop_layers(model, args, report, survivors)
         if "ffn" in args.granularities:
@@ -162,14 +185,16 @@ class GAPruner:
             )
         return PrunedEmbedder(model, mask, report, self.model)
 
-    def _trim(self, model: Any, args: GAPruneConfig, report: PruningReport, progress: bool) -> Any:
-        sources = self.texts.values() if args.vocabulary_from == "both" else [self.texts["domain"]]
-        texts = [
-            text
-            for triplets in sources
-            for column in (triplets.anchors, triplets.positives, triplets.negatives)
-            for text in column
-        ]
+    def _trim(
+        self, model: Any, args: GAPruneConfig, texts: Iterable[str] | None, report: PruningReport, progress: bool
+    ) -> Any:
+        if texts is None:
+            texts = [
+                text
+                for triplets in self.texts.values()
+                for column in (triplets.anchors, triplets.positives, triplets.negatives)
+                for text in column
+            ]
         smaller = trim(model, texts=texts, min_count=args.vocabulary_min_count, progress=progress)
         report.vocabulary = (len(model.tokenizer), len(smaller.tokenizer))
         return smaller
@@ -255,8 +280,6 @@ class GAPruner:
 
     def _width(self, model: Any, args: GAPruneConfig, dense: int) -> int:
         if args.ffn_width is not None:
-            if args.ffn_width > dense:
-                raise ValueError(f"ffn_width={args.ffn_width} is more than the {dense} neurons that there are")
             return args.ffn_width
         if args.target_size is not None:
             share = args.target_size * predict_bytes(self.model) / predict_bytes(model)
@@ -279,6 +302,36 @@ class GAPruner:
         magnitude = _kept(Scorer("magnitude", scorer.weights), args)
         report.overlap_with_magnitude = _overlap(list(kept.values()), list(magnitude.values()))
         return PruningMask(kept)
+
+
+def _check_fit(model: "SentenceTransformer", args: GAPruneConfig) -> None:
+    """Refuse options that this model cannot have. Scoring may take hours, so what can be said before it is said here.
+
+    Raises:
+        ValueError: Layers of that kind, widths, numbers of layers or sizes that are not to be had.
+        TypeError: The vocabulary of a tokenizer that cannot be trimmed.
+    """
+    encoder = encoder_of(model)
+    if "vocabulary" in args.granularities:
+        backend_of(model.tokenizer)
+    num_dropped = args.drop_layers
+    if "layer" in args.granularities and num_dropped is None and args.target_size is None:
+        num_dropped = budgets.num_pruned(len(find_blocks(encoder)[1]), args.sparsity)
+    last_layers(model, num_dropped or 0)
+    if "ffn" in args.granularities:
+        dense = find_feed_forwards(model)[0].width
+        if args.ffn_width is not None and args.ffn_width > dense:
+            raise ValueError(f"ffn_width={args.ffn_width} is more than the {dense} neurons that there are")
+        if args.target_size is not None:  # how many tokens will stay is not known yet
+            rows, multiple = 1 if "vocabulary" in args.granularities else None, args.width_multiple
+            width_for_size(
+                model, args.target_size, dropped_layers=num_dropped or 0, vocabulary_size=rows, multiple=multiple
+            )
+    if {"weight", "2:4"} & set(args.granularities):
+        targets = find_targets(model, args.targets)  # type: ignore[arg-type]
+        widths = {encoder.get_submodule(target.name).in_features for target in targets}
+        if "2:4" in args.granularities and "ffn" not in args.granularities:
+            budgets.check_fours(widths)
 
 
 def _needs_statistics(args: GAPruneConfig) -> bool:

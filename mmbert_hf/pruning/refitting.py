@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from mmbert_hf.pruning.targets import FeedForward, encoder_of
+from mmbert_hf.pruning.targets import FeedForward, encoder_of, evaluating
 from mmbert_hf.pruning.texts import Role, to_features
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def activation_moments(
     ]
     mask: torch.Tensor | None = None  # of the batch that is running
 
-    was_training = model.training
-    with ExitStack() as stack, torch.no_grad():
-        stack.callback(model.train, was_training)
+    with ExitStack() as stack, evaluating(model), torch.no_grad():
         for down, total in zip(downs, sums, strict=True):
 
             def add(_: nn.Module, inputs: tuple[torch.Tensor, ...], total: torch.Tensor = total) -> None:
@@ -75,7 +73,6 @@ def activation_moments(
                 total.add_(h_TF.T @ h_TF)
 
             stack.callback(down.register_forward_pre_hook(add).remove)
-        model.eval()
         for role, of_role in texts.items():
             for start in range(0, len(of_role), batch_size):
                 features = to_features(model, of_role[start : start + batch_size], role)
@@ -127,6 +124,8 @@ def refit_columns(
     if not moments.isfinite().all():
         raise ValueError("the second moments hold NaN or infinite values; look at what the model gives for the texts")
     weight, kept_K = weight_EF.double(), kept_K.to(weight_EF.device)
+    if not moments.any():  # neurons that never say anything: no weight is better than another
+        return weight_EF[:, kept_K]
     is_removed = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
     is_removed[kept_K] = False
     square = moments[kept_K][:, kept_K]

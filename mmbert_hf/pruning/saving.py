@@ -23,7 +23,7 @@ from mmbert_hf.pruning.targets import check_weights, encoder_of
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["save_embedder"]
+__all__ = ["check_saveable", "save_embedder"]
 
 
 def save_embedder(model: "SentenceTransformer", folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -49,12 +49,26 @@ def save_embedder(model: "SentenceTransformer", folder: str | Path, *, overwrite
     """
     destination = checked_destination(folder, overwrite)
     encoder = encoder_of(model)
-    check_weights(encoder)
-    architecture = _stock_architecture(encoder)
-    _check_modules(model)
+    architecture = check_saveable(model)
     with output_folder(destination, overwrite=overwrite, replaces_tokenizer=True) as staging:
         _write(model, encoder, architecture, staging)
     return destination
+
+
+def check_saveable(model: "SentenceTransformer") -> str:
+    """Refuse what `save_embedder` cannot write, before anything is done with it; gives the name of the encoder's class.
+
+    Args:
+        model: An embedder.
+
+    Raises:
+        ValueError: If a module comes from elsewhere, adapters are not merged, or weights are quantised.
+    """
+    encoder = encoder_of(model)
+    check_weights(encoder)
+    architecture = _stock_architecture(encoder)
+    _check_modules(model)
+    return architecture
 
 
 def _stock_architecture(encoder: PreTrainedModel) -> str:

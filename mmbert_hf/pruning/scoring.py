@@ -12,7 +12,6 @@ Shape legend: O outputs, I inputs of a linear layer.
 """
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from mmbert_hf.pruning.gradients import SCALE, LayerSums, add_batch, check_rows
@@ -34,8 +33,10 @@ from mmbert_hf.pruning.statistics import (
     block_tensors,
     check_origin,
     model_fingerprint,
+    read_json,
     write_atomically,
     write_block,
+    write_json,
     write_manifest,
 )
 from mmbert_hf.pruning.targets import Target, encoder_of
@@ -207,14 +208,16 @@ def _claim(folder: Path, origin: Origin, processes: _Processes) -> None:
     """Say what is being scored here, or refuse a folder in which something else was."""
     path = folder / ORIGIN_FILE
     if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         check_origin(Origin(**{**record, "layers": tuple(record["layers"])}), origin, folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (
+        not folder.is_dir() or {file.name for file in folder.iterdir()} - {f"{ORIGIN_FILE}.partial"}
+    ):
         raise ValueError(f"{folder} holds something else than statistics; give another folder")
     processes.wait()
     if processes.rank == 0 and not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(origin)), encoding="utf-8")
+        write_json(asdict(origin), path)
     processes.wait()
 
 
@@ -296,25 +299,34 @@ class _Pass:
             for name, layer in sums.items()
             for field in ("gradient", "squares", "input_squares")
         }
-        write_atomically(tensors, path, {"done": str(done), "batches": str(len(self.batches))})
+        write_atomically(tensors, path, {"done": str(done), "batches": self._division})
+
+    @property
+    def _division(self) -> str:
+        """How the triplets are divided into batches; how far one division has come says nothing about another."""
+        return f"{len(self.triplets)} by {max(map(len, self.batches))}"
 
     def _resume(self, path: Path) -> tuple[dict[str, LayerSums], int]:
         if not path.is_file():
             return self._zeros(), 0
-        device = self.model.device
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            record = file.metadata()
-            fits = int(record["batches"]) == len(self.batches) and set(file.keys()) == {
-                f"{name}/{field}" for name in self.layers for field in ("gradient", "squares", "input_squares")
-            }
-            if not fits:
-                logger.warning("%s is of another batch size or memory limit; this part is scored from its start", path)
-                return self._zeros(), 0
-            sums = {
-                name: LayerSums(
-                    *(file.get_tensor(f"{name}/{field}") for field in ("gradient", "squares", "input_squares"))
-                )
-                for name in self.layers
-            }
-        logger.info("scoring of the %s set goes on at batch %s", self.set_name, record["done"])
+        try:
+            sums, done = self._kept(path)
+        except SafetensorError as error:
+            logger.warning("%s is damaged (%s); this part is scored from its start", path, error)
+            return self._zeros(), 0
+        if sums is None:
+            logger.warning("%s is of another batch size or memory limit; this part is scored from its start", path)
+            return self._zeros(), 0
+        logger.info("scoring of the %s set goes on at batch %d", self.set_name, done)
+        return sums, done
+
+    def _kept(self, path: Path) -> tuple[dict[str, LayerSums] | None, int]:
+        """The sums of an interrupted pass, None if it was another one, and how many batches they are of."""
+        fields = ("gradient", "squares", "input_squares")
+        with safe_open(path, framework="pt", device=str(self.model.device)) as file:
+            record = file.metadata() or {}
+            names = {f"{name}/{field}" for name in self.layers for field in fields}
+            if record.get("batches") != self._division or set(file.keys()) != names:
+                return None, 0
+            sums = {name: LayerSums(*(file.get_tensor(f"{name}/{field}") for field in fields)) for name in self.layers}
         return sums, int(record["done"])

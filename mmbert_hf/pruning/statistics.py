@@ -4,7 +4,7 @@ Design decisions:
 
 - Everything is float32 and lies in safetensors files, one per triplet set and block of layers, beside a
   ``statistics.json`` that says what they were computed from. They are read one tensor at a time.
-- A fingerprint of the model (all its weights, prompts, longest text) and of both triplet sets is kept. Statistics of
+- A fingerprint of the model (all its weights, prompts, longest text, pooling) and of both triplet sets is kept. Statistics of
   another model, or of other texts, are refused; nothing is ever filled in for a tensor that is missing.
 - Without a folder they stay in memory.
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmbert_hf.pruning.gradients import LayerSums
@@ -34,6 +34,7 @@ __all__ = ["STATISTICS_FILE", "Origin", "Statistics", "model_fingerprint", "writ
 
 STATISTICS_FILE = "statistics.json"
 FORMAT = "mmbert-pruning-statistics-1"
+NOT_COMPUTED_WITH = ("transformers_version", "_name_or_path", "architectures", "dtype")
 FIELDS = ("fisher", "gradient", "input_square")
 
 
@@ -78,7 +79,7 @@ class Origin:
 
 
 def model_fingerprint(model: "SentenceTransformer") -> str:
-    """sha256 of an embedder: all weights by name, prompts and the longest text it takes.
+    """sha256 of an embedder: all weights by name, configuration, prompts, the longest text it takes, and how it pools.
 
     Args:
         model: An embedder. Dtype counts, device does not.
@@ -89,10 +90,22 @@ def model_fingerprint(model: "SentenceTransformer") -> str:
     # Positions in the list of modules, and the names inside them: the same in every version of sentence-transformers.
     for number, module in enumerate(model):
         inner = getattr(module, "auto_model", module)
+        # poolings, heads, windows and such may differ without any weight that does
+        digest.update(f"{number} {type(inner).__name__} {json.dumps(_settings(inner), sort_keys=True)}".encode())
         for name, tensor in inner.state_dict().items():
             digest.update(f"{number}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """What a module computes with, less what only newer versions write, and where it came from."""
+    config = getattr(module, "config", None)
+    if config is not None and hasattr(config, "to_json_string"):
+        settings = json.loads(config.to_json_string())
+        return {name: value for name, value in settings.items() if name not in NOT_COMPUTED_WITH}
+    settings = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+    return {name: value for name, value in settings.items() if not name.startswith("module_")}
 
 
 class Statistics:
@@ -123,7 +136,7 @@ class Statistics:
 
         Raises:
             FileNotFoundError: There are none, or they are not finished.
-            ValueError: They are of another model, other texts or another version of this format.
+            ValueError: They are of another model, other texts or another version of this format, or damaged.
         """
         folder = Path(folder)
         path = folder / STATISTICS_FILE
@@ -131,7 +144,7 @@ class Statistics:
             raise FileNotFoundError(
                 f"{folder} holds no finished statistics ({STATISTICS_FILE} is missing); score first"
             )
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if record.get("format") != FORMAT:
             raise ValueError(f"{path} says format {record.get('format')!r}, expected {FORMAT!r}; score again")
         found = Origin(**{**record["origin"], "layers": tuple(record["origin"]["layers"])})
@@ -143,7 +156,10 @@ class Statistics:
     def _index(self, files: Sequence[str]) -> None:
         assert self.folder is not None
         for name in files:
-            handle = self._stack.enter_context(safe_open(self.folder / name, framework="pt"))
+            try:
+                handle = self._stack.enter_context(safe_open(self.folder / name, framework="pt"))
+            except (SafetensorError, FileNotFoundError) as error:
+                raise ValueError(_damaged(self.folder / name, error)) from error
             self._files |= dict.fromkeys(handle.keys(), handle)
 
     def fisher(self, set_name: str, layer: str) -> torch.Tensor:
@@ -199,6 +215,22 @@ def check_origin(found: Origin, wanted: Origin | None, folder: Path) -> None:
         )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a folder of statistics holds.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path} is damaged or missing ({error}); delete the folder {path.parent} to score again"
+
+
 def write_block(path: Path, set_name: str, sums: Mapping[str, LayerSums], num_triplets: int) -> None:
     """Write the means of one set over one block of layers; whole or not at all."""
     write_atomically(block_tensors(set_name, sums, num_triplets), path)
@@ -217,13 +249,26 @@ def block_tensors(set_name: str, sums: Mapping[str, LayerSums], num_triplets: in
 def write_manifest(folder: Path, origin: Origin, files: Iterable[str]) -> None:
     """Write ``statistics.json``: from now on the statistics are finished."""
     record = {"format": FORMAT, "fingerprint": origin.fingerprint, "origin": asdict(origin), "files": list(files)}
-    temporary = folder / f"{STATISTICS_FILE}.partial"
+    write_json(record, folder / STATISTICS_FILE)
+
+
+def write_json(record: dict[str, Any], path: Path) -> None:
+    """Write a JSON file that is either whole or not there."""
+    temporary = path.with_name(f"{path.name}.partial")
     temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / STATISTICS_FILE)
+    os.replace(temporary, path)
 
 
 def write_atomically(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that is either whole or not there."""
+    """Write a safetensors file that is either whole or not there.
+
+    Raises:
+        OSError: It cannot be written, for example for lack of space.
+    """
     temporary = path.with_name(f"{path.name}.partial")
-    save_file(tensors, temporary, metadata=metadata)
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)  # half a file takes the space that is lacking
+        raise OSError(f"could not write {path}: {error}") from error
     os.replace(temporary, path)

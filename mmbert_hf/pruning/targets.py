@@ -223,11 +223,33 @@ def check_weights(encoder: nn.Module) -> None:
             "since scores and zeros of the base weights alone would not be those of the model that runs"
         )
     config = getattr(encoder, "config", None)
-    quantised = getattr(config, "quantization_config", None) is not None or any(
-        isinstance(part, nn.Linear) and not part.weight.is_floating_point() for part in encoder.modules()
-    )
-    if quantised:
-        raise ValueError("the model has quantised weights; load it without quantisation, prune, then quantise")
+    quantised = [name for name, part in encoder.named_modules() if _is_quantised(part)]
+    if quantised or getattr(config, "quantization_config", None) is not None:
+        named = f" ({quantised[0]} and {len(quantised) - 1} more)" if quantised else ""
+        raise ValueError(f"the model has quantised weights{named}; load it without quantisation, prune, then quantise")
+
+
+def _is_quantised(part: nn.Module) -> bool:
+    """Linear layers of integers, of eight-bit floats or of tensors of a special kind; layers of torch's own quantisation."""
+    if "quantized" in type(part).__module__:
+        return True
+    if not isinstance(part, nn.Linear):
+        return False
+    weight = part.weight
+    is_plain = type(weight) in (nn.Parameter, torch.Tensor)
+    return not is_plain or not weight.is_floating_point() or weight.element_size() < 2
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the context lasts; then every module has the mode again that it had."""
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 @contextmanager
@@ -251,16 +273,14 @@ def _record(model: "SentenceTransformer", encoder: nn.Module, names: list[str]) 
 
         return hook
 
-    was_training = model.training
-    model.eval()
     features = model.preprocess([PROBE])
     features = {key: value.to(model.device) if hasattr(value, "to") else value for key, value in features.items()}
     with (
+        evaluating(model),
         _hooks([encoder.get_submodule(name).register_forward_hook(recorder(name)) for name in names]),
         torch.enable_grad(),
     ):
         model(features)
-    model.train(was_training)
     return calls
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mmbert_hf.cli import main, prune
+from mmbert_hf.cli import main, prune, prune_data
 from mmbert_hf.pruning import GAPruneConfig, GAPruner, PrunedEmbedder
 
 WORDS = "free equal dignity rights slavery law person born human beings held servitude".split()
@@ -137,7 +137,7 @@ def test_what_is_measured_is_in_no_set(tmp_path):
         domain=str(domain), general=str(general), retrain_data=str(retrain), retrain_steps=1, mine_negatives=False,
         test_domain=None, test_general=None, quiet=True,
     )  # fmt: skip
-    sets, tests = prune._data(args)
+    sets, tests = prune_data.read_data(args)
     measured = {*tests["domain"].queries, *tests["general"].queries}
     assert len(tests["domain"].queries) == len(tests["general"].queries) == 4
     assert not any(measured & set(dataset["anchor"]) for dataset in sets.values())
@@ -146,8 +146,10 @@ def test_what_is_measured_is_in_no_set(tmp_path):
 
 def test_the_same_anchors_are_held_out_in_any_order():
     texts = [f"anchor {number}" for number in range(300)]
-    assert prune.held_out_anchors(texts, "--domain") == prune.held_out_anchors(texts[::-1] + texts[:5], "--domain")
-    assert len(prune.held_out_anchors(map(str, range(30_000)), "--domain")) == 1000
+    assert prune_data.held_out_anchors(texts, "--domain") == prune_data.held_out_anchors(
+        texts[::-1] + texts[:5], "--domain"
+    )
+    assert len(prune_data.held_out_anchors(map(str, range(30_000)), "--domain")) == 1000
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,8 @@ def test_the_same_anchors_are_held_out_in_any_order():
         (["--domain", "{few}"], "--domain has 10 different anchors"),
         (["--domain", "{renamed}"], "anchor is missing"),
         (["--domain", "{empty}"], "1 values of 'anchor' are no text, the first in row 2"),
+        (["--general", "{null}"], "1 values of 'negative' are no text, the first in row 5"),
+        (["--retrain-data", "{null}", "--retrain-steps", "1"], "null.jsonl': 1 values of 'negative' are no text"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(options, message, sets, tmp_path, model, capsys, monkeypatch):
@@ -175,13 +179,17 @@ def test_mistakes_are_told_before_a_model_is_loaded(options, message, sets, tmp_
         "domain": sets[1],
         "here": tmp_path,
         "few": write(tmp_path / "few.jsonl", rows(0, 10)),
+        "null": write(
+            tmp_path / "null.jsonl",
+            [{**row, "negative": row["negative"] if n != 5 else None} for n, row in enumerate(rows(0))],
+        ),
         "renamed": write(tmp_path / "renamed.jsonl", [{"query": "a", "positive": "b", "negative": "c"}]),
         "empty": write(
             tmp_path / "empty.jsonl", [{**row, "anchor": row["anchor"] * (n != 2)} for n, row in enumerate(rows(0))]
         ),
     }
     given = [option.format(**places) for option in options]
-    assert run(model, *sets, "--output-dir", tmp_path / "small", *given) == 2
+    assert run(model, *sets, "--output-dir", tmp_path / "small", "--quiet", *given) == 2
     error = capsys.readouterr().err
     assert error.startswith("mmbert prune: ")
     assert message in error
@@ -214,13 +222,52 @@ def test_published_and_not_lost_when_that_fails(sets, tmp_path, model, capsys, m
         assert run(model, *sets, *options) == 2
         error = capsys.readouterr().err
         folder = error.partition("The model is in ")[2].partition(". To publish it")[0]
-        assert f"from_pretrained('{folder}').push_to_hub('small')" in error
-        PrunedEmbedder.from_pretrained(folder, device="cpu").push_to_hub("small")
+        assert f"from_pretrained('{folder}').push_to_hub('small', private=True)" in error
+        PrunedEmbedder.from_pretrained(folder, device="cpu").push_to_hub("small", private=True)
         published = HfApi().model_info("loopback/small")
         assert published.private
         assert published.card_data.license == "cc-by-4.0"
         assert run(model, *sets, *options) == 0
         assert capsys.readouterr().out.splitlines()[-1] == 'load it with: SentenceTransformer("loopback/small")'
+
+
+def test_a_lost_connection_loses_no_model(sets, tmp_path, model, capsys, monkeypatch):
+    """It is an error of the HTTP client, which is no OSError."""
+    from mmbert_hf.testing import LoopbackHub
+
+    measure = PrunedEmbedder.measure
+
+    def measure_and_lose_the_connection(*args, **options):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+        return measure(*args, **options)
+
+    with LoopbackHub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr("tempfile.tempdir", None)
+        monkeypatch.setattr(PrunedEmbedder, "measure", measure_and_lose_the_connection)
+        assert run(model, *sets, "--method", "magnitude", "--push-to-hub", "small", "--quiet") == 2
+    folder = capsys.readouterr().err.partition("The model is in ")[2].partition(". To publish it")[0]
+    assert PrunedEmbedder.from_pretrained(folder, device="cpu").mask is not None
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_it_is_scored(sets, tmp_path, model, capsys, monkeypatch):
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    class Mine(Normalize):
+        """A module of somebody's own."""
+
+    monkeypatch.setattr(GAPruner, "__init__", lambda *_: pytest.fail("work began"))
+    load = SentenceTransformer
+
+    def loaded(name):
+        return load(modules=[*load(name, device="cpu"), Mine()], device="cpu")
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", loaded)
+    assert run(model, *sets, "--output-dir", tmp_path / "small", "--quiet") == 2
+    assert "are not of the sentence_transformers package" in capsys.readouterr().err
 
 
 def test_every_option_of_the_pruning_is_there():
@@ -255,9 +302,26 @@ def test_other_verbs_stay_quick():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_vocabulary_of_a_corpus(model, sets, tmp_path, capsys):
+    """Fewer tokens than the triplets have; refused where no vocabulary is trimmed."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("menniskju\n")
+    options = [model, *sets, "--granularity", "vocabulary", "--quiet"]
+    assert run(*options, "--vocabulary-texts", texts, "--output-dir", tmp_path / "small") == 0
+    assert run(*options, "--output-dir", tmp_path / "larger") == 0
+    small, larger = (
+        json.loads((tmp_path / name / "pruning.json").read_text())["vocabulary"] for name in ("small", "larger")
+    )
+    assert small[1] < larger[1] < larger[0]
+    capsys.readouterr()
+    assert run(model, *sets, "--vocabulary-texts", texts, "--output-dir", tmp_path / "no") == 2
+    assert "--vocabulary-texts are for granularity vocabulary" in capsys.readouterr().err
+
+
 def test_docstring_examples():
     import doctest
 
-    result = doctest.testmod(prune)
-    assert result.attempted >= 2
-    assert result.failed == 0
+    for module in (prune, prune_data):
+        result = doctest.testmod(module)
+        assert result.attempted >= 1
+        assert result.failed == 0

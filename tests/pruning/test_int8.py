@@ -53,6 +53,11 @@ def test_the_file_holds_int8_weights_and_gives_nearly_the_same(exported, bert_em
     assert cosines(embedder.encode(["school work " * 200]), bert_embedder.encode(["school work " * 200]))[0] > 0.98
 
 
+def test_nothing_in_it_says_where_on_this_computer_it_was_made(exported):
+    """The exporter writes a stack trace beside every node."""
+    assert b".py" not in exported.read_bytes()
+
+
 @pytest.mark.slow
 def test_a_file_is_replaced_on_request(exported, bert_embedder, tmp_path):
     with torch.no_grad():

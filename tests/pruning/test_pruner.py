@@ -76,6 +76,17 @@ def test_scored_once_for_everything(bert_embedder, make_pruner, monkeypatch):
     assert len(calls) == once
 
 
+def test_statistics_of_a_model_that_changed_are_refused(bert_embedder, make_pruner):
+    pruner = make_pruner(bert_embedder)
+    pruner.score(progress=False)
+    pruner.prune(progress=False)
+    with torch.no_grad():
+        encoder_of(bert_embedder).encoder.layer[0].output.dense.weight[0, 0] += 1
+    with pytest.raises(ValueError, match=r"the statistics are of another model"):
+        pruner.prune(progress=False)
+    pruner.prune(GAPruneConfig(method="magnitude"), progress=False)
+
+
 def test_magnitude_needs_no_scoring(bert_embedder, make_pruner):
     pruner = make_pruner(bert_embedder, method="magnitude")
     pruner.prune(progress=False)
@@ -187,14 +198,68 @@ def test_vocabulary_and_width_together(bert_embedder, make_pruner):
     ]
 
 
+def test_the_vocabulary_can_be_that_of_a_corpus(bert_embedder, make_pruner):
+    pruner = make_pruner(bert_embedder, granularity="vocabulary")
+    of_triplets = pruner.prune(progress=False).model.tokenizer
+    of_corpus = pruner.prune(vocabulary_texts=["law", "court"], progress=False).model.tokenizer
+    assert len(of_corpus) < len(of_triplets)
+    assert of_corpus.tokenize("law court") == bert_embedder.tokenizer.tokenize("law court")
+    with pytest.raises(ValueError, match="vocabulary_texts are for granularity vocabulary"):
+        pruner.prune(GAPruneConfig(granularity="ffn"), vocabulary_texts=["law"])
+
+
 def test_bad_input(bert_embedder, make_triplets, make_pruner):
     triplets = make_triplets(4)
     with pytest.raises(ValueError, match="same"):
         GAPruner(bert_embedder, triplets, triplets)
     with pytest.raises(ValueError, match="negative"):
         GAPruner(bert_embedder, triplets.remove_columns("negative"), make_triplets(4, seed=3))
-    with pytest.raises(ValueError, match="ffn_width=49 is more than the 48"):
-        make_pruner(bert_embedder, granularity="ffn", ffn_width=49, method="magnitude").prune(progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"granularity": "ffn", "ffn_width": 49}, "ffn_width=49 is more than the 48"),
+        ({"granularity": "ffn", "target_size": 0.05}, "no width brings the weights down"),
+        ({"granularity": "ffn,vocabulary", "target_size": 0.05}, "no width brings the weights down"),
+        ({"granularity": "layer", "drop_layers": 3, "layer_choice": "score"}, "the model has 3 blocks"),
+        ({"granularity": "layer", "sparsity": 0.9, "layer_choice": "score"}, "the model has 3 blocks"),
+    ],
+)
+def test_what_the_model_cannot_have_is_told_before_it_is_scored(options, message, bert_embedder, make_pruner):
+    with pytest.raises(ValueError, match=message):
+        make_pruner(bert_embedder, **options)
+    pruner = make_pruner(bert_embedder)
+    with pytest.raises(ValueError, match=message):
+        pruner.prune(GAPruneConfig(**options), progress=False)
+    assert pruner.statistics is None
+
+
+def test_a_vocabulary_that_cannot_be_trimmed_is_told_before_it_is_scored(bert_embedder, make_pruner, tmp_path):
+    from transformers import BertTokenizerLegacy
+
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "law"]))
+    bert_embedder[0].processor = BertTokenizerLegacy(vocabulary)
+    with pytest.raises(TypeError, match="is not a fast tokenizer"):
+        make_pruner(bert_embedder, granularity="vocabulary")
+
+
+def test_attention_where_no_feed_forward_is_known(bert_embedder, make_pruner):
+    """As in mixtures of experts, whose feed-forwards are made otherwise."""
+
+    class Squared(torch.nn.Module):
+        """No neuron of its own: each is made of two."""
+
+        def forward(self, hidden):
+            return hidden * hidden.flip(-1)
+
+    for block in encoder_of(bert_embedder).encoder.layer:
+        block.intermediate.intermediate_act_fn = Squared()
+    pruned = make_pruner(bert_embedder, targets="attention").prune(progress=False)
+    assert pruned.report.sparsity == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="no linear layer of kind 'mlp'"):
+        make_pruner(bert_embedder, targets="mlp")
 
 
 def test_num_triplets_takes_representatives(bert_embedder, make_triplets):

@@ -125,6 +125,11 @@ def test_looking_leaves_no_trace(bert_embedder):
         activation_moments(bert_embedder, {"query": []}, feed_forwards)
 
 
+def test_neurons_that_are_silent_keep_their_weights():
+    weight_EF, kept_K = torch.randn(3, 4), torch.tensor([1, 3])
+    assert torch.equal(refit_columns(weight_EF, kept_K, torch.zeros(4, 4)), weight_EF[:, kept_K])
+
+
 def test_docstring_examples():
     results = doctest.testmod(refitting)
     assert results.failed == 0

@@ -77,7 +77,7 @@ def test_zeros_stay_through_retraining_and_the_report_says_what_was_done(bert_em
         "steps": 2, "num_rows": 8, "teacher": None, "batch_size": 4, "learning_rate": 1e-4, "seed": 0
     }  # fmt: skip
     assert (second["teacher"], second["learning_rate"], second["seed"]) == ("dense", 1e-3, 5)
-    assert second["distillation_weight"] == 1.0
+    assert second["distillation_weight"] == 4.0
     assert "quality" not in pruned.report.measured, "what was measured before is not of this model"
 
 

@@ -69,6 +69,55 @@ def test_another_grouping_never_takes_the_files_of_the_first(
     assert_same(collect(bert_embedder, tmp_path, max_memory_gb=2 * layer_gb), straight, rtol=1e-5)
 
 
+def interrupted(collect, model, folder, monkeypatch, **options):
+    """Score until one batch is done and kept."""
+    add_batch, calls = scoring.add_batch, []
+
+    def stopping(*args, **given):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return add_batch(*args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "add_batch", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            collect(model, folder, save_seconds=0, **options)
+    (kept,) = folder.glob("*rank*")
+    return kept
+
+
+def test_another_batch_size_with_as_many_batches_starts_anew(
+    bert_embedder, collect, assert_same, tmp_path, monkeypatch, caplog
+):
+    """Five triplets are two batches of at most three and of at most four, and the first batches differ."""
+    interrupted(collect, bert_embedder, tmp_path, monkeypatch, batch_size=3)
+    resumed = collect(bert_embedder, tmp_path, batch_size=4)
+    assert "is of another batch size" in caplog.text
+    assert_same(resumed, collect(bert_embedder), rtol=1e-5)
+
+
+def test_damaged_sums_are_computed_anew(bert_embedder, collect, assert_same, tmp_path, monkeypatch, caplog):
+    kept = interrupted(collect, bert_embedder, tmp_path, monkeypatch)
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert_same(collect(bert_embedder, tmp_path), collect(bert_embedder), rtol=1e-5)
+    assert "is damaged" in caplog.text
+
+
+def test_a_full_disk_while_it_says_what_it_scores(bert_embedder, collect, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    def fails(path, text, **_):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fails)
+        with pytest.raises(OSError, match="No space left"):
+            collect(bert_embedder, tmp_path)
+    collect(bert_embedder, tmp_path)
+
+
 def test_batch_size_is_checked(bert_embedder, collect):
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         collect(bert_embedder, batch_size=0)

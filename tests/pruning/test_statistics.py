@@ -54,6 +54,39 @@ def test_the_fingerprint_sees_weights_prompts_and_length(bert_embedder):
     assert len({before, prompted, model_fingerprint(bert_embedder)}) == 3
 
 
+def test_the_fingerprint_sees_the_pooling(bert_embedder):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    modules = [bert_embedder[0], Pooling(32, pooling_mode="cls"), bert_embedder[2]]
+    other = SentenceTransformer(modules=modules, device="cpu")
+    assert model_fingerprint(other) != model_fingerprint(bert_embedder)
+
+
+@pytest.mark.parametrize("name", [STATISTICS_FILE, "domain-*.safetensors", "origin.json"])
+def test_damaged_files_are_named(name, bert_embedder, collect, tmp_path):
+    collect(bert_embedder, tmp_path)
+    (path,) = tmp_path.glob(name)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged .*; delete the folder .* to score again"):
+        collect(bert_embedder, tmp_path)
+
+
+def test_a_full_disk_is_an_os_error(bert_embedder, collect, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def fails(_, path, **__):
+        path.touch()
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmbert_hf.pruning.statistics.save_file", fails)
+        with pytest.raises(OSError, match=r"could not write .*No space left"):
+            collect(bert_embedder, tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["origin.json"]
+    collect(bert_embedder, tmp_path)
+
+
 def test_unfinished_and_foreign_folders(bert_embedder, collect, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished statistics"):
         Statistics.open(tmp_path)

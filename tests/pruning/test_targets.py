@@ -93,13 +93,44 @@ def test_adapters_and_quantised_weights_are_refused(bert_embedder):
     encoder = encoder_of(bert_embedder)
     layer = encoder.encoder.layer[0].intermediate.dense
     weight = layer.weight
-    layer.weight = nn.Parameter(torch.zeros_like(weight, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ValueError, match="quantised weights"):
-        find_targets(bert_embedder)
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        layer.weight = nn.Parameter(torch.zeros_like(weight, dtype=dtype), requires_grad=False)
+        with pytest.raises(ValueError, match=r"quantised weights \(encoder.layer.0.intermediate.dense and 0 more"):
+            find_targets(bert_embedder)
     layer.weight = weight
     bert_embedder.add_adapter(LoraConfig(r=2, target_modules=["query"]))
     with pytest.raises(ValueError, match="adapters are attached"):
         find_targets(bert_embedder)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_part_that_torch_has_quantised_is_refused(bert_embedder):
+    """Its layers are no `torch.nn.Linear` any more, so that they would just not be seen."""
+    import torch
+
+    block = encoder_of(bert_embedder).encoder.layer[1]
+    block.output = torch.ao.quantization.quantize_dynamic(block.output, {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ValueError, match=r"quantised weights \(encoder.layer.1.output.dense"):
+        find_targets(bert_embedder)
+
+
+def test_every_module_keeps_its_mode(bert_embedder):
+    frozen = encoder_of(bert_embedder).encoder.layer[0]
+    bert_embedder.train()
+    frozen.eval()
+    find_targets(bert_embedder)
+    assert bert_embedder.training
+    assert not frozen.training
+
+    def fail(*_):
+        raise RuntimeError("on purpose")
+
+    handle = frozen.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        find_targets(bert_embedder)
+    handle.remove()
+    assert bert_embedder.training
+    assert not frozen.training
 
 
 def test_docstring_examples():
