@@ -401,3 +401,15 @@ def test_retrain_says_when_it_diverged(bert_embedder, make_triplets):
 
 def test_docstring_examples():
     assert doctest.testmod(gaprune).failed == 0
+
+
+def test_after_training_in_bfloat16_the_model_computes_in_float32(bert_embedder, make_triplets, tmp_path):
+    """What is in memory is what a saved model is, loaded again: to the bit, without accelerate's wrapper."""
+    retrain(bert_embedder, make_triplets(8), steps=2, batch_size=4, bf16=True, progress=False)
+    assert "forward" not in vars(bert_embedder)
+    bert_embedder.save_pretrained(str(tmp_path), create_model_card=False)
+    texts = ["free equal dignity", "law"]
+    assert torch.equal(
+        SentenceTransformer(str(tmp_path), device="cpu").encode(texts, convert_to_tensor=True),
+        bert_embedder.encode(texts, convert_to_tensor=True),
+    )
