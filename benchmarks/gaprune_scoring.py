@@ -26,7 +26,7 @@ from gaprune_quality import DOMAIN_OF, NUM_TRIPLETS, make_pruner
 from peak_memory import PROC, RESET_PEAK, read_kibibytes
 from report import say
 
-NUM_SCORED, MICRO_BATCH, PADDED_LENGTH = 32, 4, 512
+NUM_SCORED, MICRO_BATCH, PADDED_LENGTH = 16, 4, 512
 LAYOUTS = ("one pass", "published", "published, not padded to 512")
 SCALE = 20.0
 assert NUM_SCORED <= NUM_TRIPLETS
