@@ -142,6 +142,7 @@ class _Layer:
     num_waiting: int = 0
 
     def begin(self, rows: _Rows, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Note a call; returns its output, which sends its gradient here when it has one."""
         call = _Call(rows, inputs.detach())
         self.calls.append(call)
         self.num_waiting += 1

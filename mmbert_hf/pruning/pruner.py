@@ -6,7 +6,7 @@ Design decisions:
 - `prune` works on a copy and returns it with what was done; the model given is never changed.
 - Representatives are chosen for scoring alone: the vocabulary is counted on all texts of the sets.
 - Granularities combine, in the order vocabulary, layer, ffn, then zeros in what is left. Statistics of a weight follow
-  it through all of that (`_Survivors`).
+  it through all of that (`mmbert_hf.pruning.survivors`).
 - What a method is worth is not taken on faith: every run reports how much each term contributes and how much of the
   choice is the one that magnitude alone would have made.
 
@@ -16,13 +16,13 @@ Shape legend: O outputs, I inputs of a linear layer, F neurons of a feed-forward
 import copy
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mmbert_hf.pruning import budgets
 from mmbert_hf.pruning.config import GAPruneConfig
+from mmbert_hf.pruning.feasibility import check_fit
 from mmbert_hf.pruning.footprint import predict_bytes, width_for_size
 from mmbert_hf.pruning.gradients import triplet_losses
 from mmbert_hf.pruning.layers import choose_layers, drop_layers, last_layers
@@ -30,15 +30,15 @@ from mmbert_hf.pruning.masks import PruningMask
 from mmbert_hf.pruning.refitting import activation_moments
 from mmbert_hf.pruning.report import PruningReport
 from mmbert_hf.pruning.result import PrunedEmbedder
-from mmbert_hf.pruning.scores import DATA_FREE, Scorer, StatisticsLike
+from mmbert_hf.pruning.scores import DATA_FREE, Scorer
 from mmbert_hf.pruning.scoring import collect_statistics
 from mmbert_hf.pruning.statistics import Statistics, model_fingerprint
+from mmbert_hf.pruning.survivors import ScoresByName, Survivors
 from mmbert_hf.pruning.targets import Target, encoder_of, find_blocks, find_feed_forwards, find_targets
 from mmbert_hf.pruning.texts import embed
 from mmbert_hf.pruning.triplets import Triplets, check_different, read_triplets, select_triplets
 from mmbert_hf.pruning.widths import choose_neurons, neuron_scores, shrink_feed_forwards
 from mmbert_hf.vocabulary import trim
-from mmbert_hf.vocabulary.plan import backend_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,7 +80,7 @@ class GAPruner:
         self.model = model
         self.args = args or GAPruneConfig()
         self.targets: list[Target] = find_targets(model, "all")
-        _check_fit(model, self.args)
+        check_fit(model, self.args)
         self.texts = {"domain": read_triplets(domain, "domain"), "general": read_triplets(general, "general")}
         check_different(self.texts["domain"], self.texts["general"])
         self.triplets = dict(self.texts)  # those that are scored
@@ -147,7 +147,7 @@ class GAPruner:
             ValueError: The options do not fit the model, the statistics are of another one, or scores are not finite.
         """
         if args is not None:
-            _check_fit(self.model, args)
+            check_fit(self.model, args)
         args = args or self.args
         if vocabulary_texts is not None and "vocabulary" not in args.granularities:
             raise ValueError(
@@ -163,7 +163,7 @@ class GAPruner:
                 )
         model = copy.deepcopy(self.model).eval()
         report = PruningReport.begin(self.model, args, self.statistics)
-        survivors = _Survivors(self.statistics, {target.name: target.name for target in self.targets})
+        survivors = Survivors(self.statistics, {target.name: target.name for target in self.targets})
         if "vocabulary" in args.granularities:
             model = self._trim(model, args, vocabulary_texts, report, progress)
         if "layer" in args.granularities:
@@ -199,13 +199,13 @@ class GAPruner:
         report.vocabulary = (len(model.tokenizer), len(smaller.tokenizer))
         return smaller
 
-    def _scorer(self, model: Any, args: GAPruneConfig, survivors: "_Survivors", targets: list[Target]) -> Scorer:
+    def _scorer(self, model: Any, args: GAPruneConfig, survivors: Survivors, targets: list[Target]) -> Scorer:
         encoder = encoder_of(model)
         weights = {target.name: encoder.get_submodule(target.name).weight.detach() for target in targets}
         statistics = None if args.method in DATA_FREE else survivors
         return Scorer(args.method, weights, statistics, args.alpha, args.beta, args.gamma, args.seed)
 
-    def _drop_layers(self, model: Any, args: GAPruneConfig, report: PruningReport, survivors: "_Survivors") -> None:
+    def _drop_layers(self, model: Any, args: GAPruneConfig, report: PruningReport, survivors: Survivors) -> None:
         name, blocks = find_blocks(encoder_of(model))
         num_blocks = len(blocks)
         number = args.drop_layers
@@ -254,14 +254,14 @@ class GAPruner:
                 losses.append(triplet_losses(anchors, positives, negatives, self.args.scale))
         return float(torch.cat(losses).mean())
 
-    def _shrink(self, model: Any, args: GAPruneConfig, report: PruningReport, survivors: "_Survivors") -> None:
+    def _shrink(self, model: Any, args: GAPruneConfig, report: PruningReport, survivors: Survivors) -> None:
         feed_forwards = find_feed_forwards(model)
         width = self._width(model, args, feed_forwards[0].width)
         targets = find_targets(model, "mlp")
         scorer = self._scorer(model, args, survivors, targets)
-        kept = choose_neurons(neuron_scores(feed_forwards, _Scores(scorer)), width)
+        kept = choose_neurons(neuron_scores(feed_forwards, ScoresByName(scorer)), width)
         plain = Scorer("magnitude", scorer.weights)
-        by_magnitude = choose_neurons(neuron_scores(feed_forwards, _Scores(plain)), width)
+        by_magnitude = choose_neurons(neuron_scores(feed_forwards, ScoresByName(plain)), width)
         report.describe_scores(scorer)
         report.overlap_with_magnitude = _overlap(
             [_membership(chosen, feed_forwards[0].width) for chosen in kept],
@@ -294,7 +294,7 @@ class GAPruner:
             documents += triplets.positives[:NUM_REFIT_TRIPLETS]
         return {"query": queries, "document": documents}
 
-    def _mask(self, model: Any, args: GAPruneConfig, report: PruningReport, survivors: "_Survivors") -> PruningMask:
+    def _mask(self, model: Any, args: GAPruneConfig, report: PruningReport, survivors: Survivors) -> PruningMask:
         targets = find_targets(model, args.targets)  # type: ignore[arg-type]
         scorer = self._scorer(model, args, survivors, targets)
         kept = _kept(scorer, args)
@@ -302,36 +302,6 @@ class GAPruner:
         magnitude = _kept(Scorer("magnitude", scorer.weights), args)
         report.overlap_with_magnitude = _overlap(list(kept.values()), list(magnitude.values()))
         return PruningMask(kept)
-
-
-def _check_fit(model: "SentenceTransformer", args: GAPruneConfig) -> None:
-    """Refuse options that this model cannot have. Scoring may take hours, so what can be said before it is said here.
-
-    Raises:
-        ValueError: Layers of that kind, widths, numbers of layers or sizes that are not to be had.
-        TypeError: The vocabulary of a tokenizer that cannot be trimmed.
-    """
-    encoder = encoder_of(model)
-    if "vocabulary" in args.granularities:
-        backend_of(model.tokenizer)
-    num_dropped = args.drop_layers
-    if "layer" in args.granularities and num_dropped is None and args.target_size is None:
-        num_dropped = budgets.num_pruned(len(find_blocks(encoder)[1]), args.sparsity)
-    last_layers(model, num_dropped or 0)
-    if "ffn" in args.granularities:
-        dense = find_feed_forwards(model)[0].width
-        if args.ffn_width is not None and args.ffn_width > dense:
-            raise ValueError(f"ffn_width={args.ffn_width} is more than the {dense} neurons that there are")
-        if args.target_size is not None:  # how many tokens will stay is not known yet
-            rows, multiple = 1 if "vocabulary" in args.granularities else None, args.width_multiple
-            width_for_size(
-                model, args.target_size, dropped_layers=num_dropped or 0, vocabulary_size=rows, multiple=multiple
-            )
-    if {"weight", "2:4"} & set(args.granularities):
-        targets = find_targets(model, args.targets)  # type: ignore[arg-type]
-        widths = {encoder.get_submodule(target.name).in_features for target in targets}
-        if "2:4" in args.granularities and "ffn" not in args.granularities:
-            budgets.check_fours(widths)
 
 
 def _needs_statistics(args: GAPruneConfig) -> bool:
@@ -359,60 +329,3 @@ def _overlap(kept: list[torch.Tensor], other: list[torch.Tensor]) -> float | Non
     both = sum(int((~a & ~b).sum()) for a, b in zip(kept, other, strict=True))
     total = sum(int((~a).sum()) for a in kept)
     return both / total if total else None
-
-
-class _Scores(dict[str, torch.Tensor]):
-    """Scores by name, computed when they are asked for."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        super().__init__(dict.fromkeys(scorer.layers))
-        self.scorer = scorer
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.scorer.score(name)
-
-
-@dataclass
-class _Survivors(StatisticsLike):
-    """Statistics of the dense model under the names, and cut to the rows and columns, of what is left of it."""
-
-    statistics: Statistics | None
-    names: dict[str, str]  # name now -> name in the dense model
-    rows: dict[str, torch.Tensor] = field(default_factory=dict)  # by name in the dense model
-    columns: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def fisher(self, set_name: str, layer: str) -> torch.Tensor:
-        return self._cut(self._statistics.fisher(set_name, self.names[layer]), self.names[layer])
-
-    def gradient(self, set_name: str, layer: str) -> torch.Tensor:
-        return self._cut(self._statistics.gradient(set_name, self.names[layer]), self.names[layer])
-
-    def input_square(self, set_name: str, layer: str) -> torch.Tensor:
-        squares = self._statistics.input_square(set_name, self.names[layer])
-        return squares[self.columns[self.names[layer]]] if self.names[layer] in self.columns else squares
-
-    @property
-    def _statistics(self) -> Statistics:
-        assert self.statistics is not None, "a method that needs statistics ran without"
-        return self.statistics
-
-    def _cut(self, tensor: torch.Tensor, dense_name: str) -> torch.Tensor:
-        if dense_name in self.rows:
-            tensor = tensor[self.rows[dense_name]]
-        return tensor[:, self.columns[dense_name]] if dense_name in self.columns else tensor
-
-    def drop(self, blocks: str, num_blocks: int, gone: list[int]) -> None:
-        """The blocks that are left are numbered anew."""
-        left = [number for number in range(num_blocks) if number not in gone]
-        renamed = {}
-        for now, dense in self.names.items():
-            number, _, rest = now.removeprefix(f"{blocks}.").partition(".")
-            if int(number) in left:
-                renamed[f"{blocks}.{left.index(int(number))}.{rest}"] = dense
-        self.names = renamed
-
-    def keep_rows(self, layer: str, rows: torch.Tensor) -> None:
-        self.rows[self.names[layer]] = rows.cpu()
-
-    def keep_columns(self, layer: str, columns: torch.Tensor) -> None:
-        self.columns[self.names[layer]] = columns.cpu()
