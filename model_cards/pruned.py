@@ -38,7 +38,7 @@ METHODS = {
     "random": "chance",
 }
 GRANULARITIES = {
-    "vocabulary": "tokens that the triplets do not use are removed",
+    "vocabulary": "tokens that the texts given do not use are removed",
     "layer": "whole transformer blocks are removed",
     "ffn": "neurons of the feed-forwards are removed, the same number in every block",
     "2:4": "two of every four neighbouring weights are zero",
@@ -153,6 +153,9 @@ def comparison_rows(report: "PruningReport") -> list[list[str]]:
     rows = [["", *models]]
     for name in ("domain", "general"):
         rows += _quality_rows(name, measured.get("quality", {}).get(name), models)
+        tokens = measured.get("tokens_per_text", {}).get(name)
+        if tokens is not None:
+            rows.append([f"tokens per text, {name}", *[f"{tokens[model]:.1f}" for model in models]])
     rows += _size_rows(report, models)
     latency = measured.get("latency")
     if latency is None:

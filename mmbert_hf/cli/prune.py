@@ -258,7 +258,11 @@ def _write(args: argparse.Namespace, pruned: "PrunedEmbedder", statistics: Any) 
         url = _push(args, pruned, card)
         lines.append(f"published: {url}")
         name = url.partition("/commit/")[0].split("/", 3)[3]
+    if statistics is not None and statistics.folder is not None:
+        lines.append(f"statistics, for other methods and sizes on the same triplets: {statistics.folder}")
     print(format_table(comparison_rows(pruned.report)))
+    if pruned.control is not None:
+        print("control: the dense model after the same training")
     print("\n".join(lines))
     print(f'load it with: SentenceTransformer("{name}")')
 

@@ -11,6 +11,7 @@ Design decisions:
 Shape legend: Q queries, N documents, P pairs of a query and a document that answers it, D embedding dimensions.
 """
 
+import logging
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["check_retrieval_set", "embed_set", "measure_models", "measure_quality", "measure_shape"]
 
 CUTOFF = 10  # of nDCG
+logger = logging.getLogger(__name__)
+
 LATENCY_TEXTS = 200
+LONGER = 1.1
 REPEATS = 5
 
 Models = Mapping[str, "SentenceTransformer"]
@@ -63,7 +67,8 @@ def measure_models(
 
     Returns:
         JSON types: ``models`` (names), ``footprint`` by model, and where there are texts for it ``latency`` (by model,
-        and how it was taken), ``quality`` and ``embeddings`` by set; see `measure_quality` and `measure_shape`.
+        and how it was taken), ``quality``, ``embeddings`` and ``tokens_per_text`` by set; see `measure_quality` and
+        `measure_shape`.
 
     Raises:
         ValueError: A set with fewer than two documents, or a model whose embeddings are not finite.
@@ -84,10 +89,29 @@ def measure_models(
         similarities = {name: str(model.similarity_fn_name) for name, model in models.items()}
         measured.setdefault("quality", {})[set_name] = measure_quality(embeddings, retrieval_set, similarities)
         measured.setdefault("embeddings", {})[set_name] = measure_shape(embeddings, retrieval_set)
+        measured.setdefault("tokens_per_text", {})[set_name] = _tokens_per_text(models, retrieval_set, set_name)
     measured["footprint"] = {name: asdict(measure_footprint(model)) for name, model in models.items()}
     if texts:
         measured["latency"] = _latency(models, texts, batch_size)
     return measured
+
+
+def _tokens_per_text(models: Models, retrieval_set: RetrievalSet, set_name: str) -> dict[str, float]:
+    """Mean number of tokens of a set's texts by model; says so where a trimmed vocabulary makes it much larger."""
+    texts = [*retrieval_set.queries, *retrieval_set.documents]
+    means = {}
+    for name, model in models.items():
+        ids = model.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        means[name] = sum(map(len, ids)) / len(texts)
+    dense, pruned = (means[name] for name in (next(iter(means)), list(means)[-1]))
+    if pruned > LONGER * dense:
+        logger.warning(
+            "texts of the %s set take %.0f %% more tokens than before: the vocabulary was trimmed to texts that are too few "
+            "or too different, which costs quality and time. Trim it to more texts (vocabulary_texts, --vocabulary-texts)",
+            set_name,
+            100 * (pruned / dense - 1),
+        )
+    return means
 
 
 def check_retrieval_set(retrieval_set: RetrievalSet, name: str) -> None:

@@ -1,5 +1,6 @@
 """What a pruning run did and what it cost: everything a card, a table or a plot says, as JSON types."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -46,6 +47,8 @@ class PruningReport:
         sparsity: Share of zeros among the weights of the mask.
         sparsity_per_layer: The same by layer.
         mask: Fingerprint of the mask.
+        weights: Fingerprint of the weights as pruning left them.
+        changed_elsewhere: Whether they were changed since by something else than `PrunedEmbedder.retrain`.
         measured: What was measured of the dense and of the pruned model: quality, latency, bytes on disk.
         versions: Of the libraries.
     """
@@ -67,6 +70,8 @@ class PruningReport:
     sparsity: float | None = None
     sparsity_per_layer: dict[str, float] = field(default_factory=dict)
     mask: str | None = None
+    weights: str | None = None
+    changed_elsewhere: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -97,8 +102,28 @@ class PruningReport:
         self.num_parameters = (self.num_parameters[0], _num_parameters(model))
         self.weight_bytes = (self.weight_bytes[0], predict_bytes(model))
         self.num_layers = (self.num_layers[0], len(find_blocks(encoder_of(model))[1]))
+        self.weights = weights_fingerprint(model)
         if mask is not None:
             self.sparsity, self.sparsity_per_layer, self.mask = mask.sparsity, mask.per_tensor(), mask.fingerprint
+
+    def __str__(self) -> str:
+        """The report in a few lines."""
+        args = self.args
+        lines = [f"{args.get('method')}, {args.get('granularity')}, statistics {(self.statistics or 'none')[:12]}"]
+        pairs = ("num_parameters", "weight_bytes", "num_layers", "width", "vocabulary")
+        for name in pairs:
+            pair = getattr(self, name)
+            if pair is not None and (pair[0] != pair[1] or name == "num_parameters"):
+                lines.append(f"{name.replace('_', ' ')}: {pair[0]:,} -> {pair[1]:,} ({pair[1] / pair[0]:.1%})")
+        shares = ", ".join(f"{name} {share:.3g}" for name, share in self.term_shares.items())
+        facts = {
+            "zeros": None if self.sparsity is None else f"{self.sparsity:.1%} of the weights of the mask",
+            "shares of the score's terms": shares or None,
+            "of what was pruned, magnitude would have pruned": None
+            if self.overlap_with_magnitude is None
+            else f"{self.overlap_with_magnitude:.1%}",
+        }
+        return "\n".join([*lines, *(f"{name}: {value}" for name, value in facts.items() if value is not None)])
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
@@ -121,6 +146,15 @@ class PruningReport:
     def load(cls, path: str | Path) -> "PruningReport":
         """Read what `save` wrote."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def weights_fingerprint(model: "SentenceTransformer") -> str:
+    """sha256 of the weights of the transformers model inside an embedder, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder_of(model).state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _num_parameters(model: torch.nn.Module) -> int:

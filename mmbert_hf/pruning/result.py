@@ -24,7 +24,7 @@ from mmbert_hf.pruning.int8 import check_packages, export_int8
 from mmbert_hf.pruning.masks import PruningMask
 from mmbert_hf.pruning.measuring import measure_models
 from mmbert_hf.pruning.publishing import fetch_file, published_report, push_folder, render_card
-from mmbert_hf.pruning.report import REPORT_FILE, PruningReport
+from mmbert_hf.pruning.report import REPORT_FILE, PruningReport, weights_fingerprint
 from mmbert_hf.pruning.saving import save_embedder
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ class PrunedEmbedder:
         if int8:
             check_packages()
         destination = Path(folder).expanduser().resolve()
+        if self.report.weights is not None and not self._retrainings():
+            self.report.changed_elsewhere = weights_fingerprint(self.model) != self.report.weights
         report, parent = published_report(self.report), self.model if self.dense is None else self.dense
         rendered = render_card(repo_id or destination.name, report, parent, card)
         with output_folder(destination, overwrite=overwrite, replaces_tokenizer=True) as staging:

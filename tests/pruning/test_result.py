@@ -246,3 +246,16 @@ def test_no_licence_is_invented(bert_embedder, prune, tmp_path):
     card = ModelCard.load(folder / "README.md")
     assert card.data.license is None
     assert "That licence is not known here" in card.text
+
+
+def test_training_elsewhere_is_not_denied(bert_embedder, prune, tmp_path):
+    """A card never says that a model was not trained when its weights have changed since pruning."""
+    pruned = prune(bert_embedder, granularity="ffn", width_multiple=4)
+    first = pruned.save_pretrained(tmp_path / "as-pruned")
+    assert "It was not trained after pruning" in (first / "README.md").read_text()
+    with torch.no_grad():
+        next(pruned.model.parameters()).add_(1e-3)
+    second = pruned.save_pretrained(tmp_path / "trained")
+    card = (second / "README.md").read_text()
+    assert "in a training that is not recorded here" in card
+    assert "It was not trained" not in card
