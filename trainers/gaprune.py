@@ -278,7 +278,7 @@ def retrain(
         trainer.train()
         # With bf16, accelerate leaves the model in a wrapper that goes on computing in bfloat16.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        vars(model).pop("forward", None)  # what unwrapping leaves is the method of the class
+        model.__dict__.pop("forward", None)  # what unwrapping leaves is the method of the class
     if bad := [name for name, value in model.named_parameters() if not value.isfinite().all()]:
         raise RuntimeError(f"{len(bad)} weights are not finite after training, such as {bad[0]}; lower learning_rate")
     return model.eval()
