@@ -2,8 +2,7 @@
 
 Design decisions:
 
-- The options of `GAPruneConfig` are options here, with its help texts. Reading them imports torch, so they are added
-  when this verb's own arguments are parsed, and other verbs stay quick.
+- The options of `GAPruneConfig` are options here, with its help texts.
 - What is read, and what is held out of it, is in `mmbert_hf.cli.prune_data`.
 - Mistakes are told before the model is loaded, and statistics are kept, so that an interrupted run goes on.
 """
@@ -69,11 +68,11 @@ def add_parser(verbs: Any) -> None:
     training.add_argument(
         "--distillation-weight", type=float, default=4.0, help="of the teacher (default: %(default)s)"
     )
+    _add_config_options(parser)
     _add_output_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars, only the table")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
-    _add_when_parsing(parser, _add_config_options)
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -88,18 +87,6 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--private", action="store_true", help="make the repository on the Hub private")
     output.add_argument("--license", help="for the card (default: that of MODEL's card, else left open)")
     output.add_argument("--base-model", metavar="NAME", help="for the card (default: MODEL, if it is on the Hub)")
-
-
-def _add_when_parsing(parser: argparse.ArgumentParser, add: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Let a parser add options when it is about to parse, and not before."""
-    parse, waiting = parser.parse_known_args, [add]
-
-    def parse_known_args(*args: Any, **options: Any) -> Any:
-        while waiting:
-            waiting.pop()(parser)
-        return parse(*args, **options)
-
-    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
 
 
 def _add_config_options(parser: argparse.ArgumentParser) -> None:

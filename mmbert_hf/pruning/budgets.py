@@ -15,10 +15,11 @@ from typing import Literal
 
 import torch
 
-__all__ = ["BUDGETS", "Budget", "keep_global", "keep_per_row", "keep_per_tensor", "keep_two_of_four", "num_pruned"]
+from mmbert_hf.pruning.options import check_sparsity
+
+__all__ = ["Budget", "keep_global", "keep_per_row", "keep_per_tensor", "keep_two_of_four", "num_pruned"]
 
 Budget = Literal["global", "tensor", "row"]
-BUDGETS = ("global", "tensor", "row")
 NUM_BINS = 1 << 16
 
 
@@ -32,8 +33,7 @@ def num_pruned(total: int, sparsity: float) -> int:
         >>> num_pruned(10, 0.25)
         3
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity is the share of weights that go, in [0, 1); got {sparsity}")
+    check_sparsity(sparsity)
     return int(total * sparsity + 0.5)
 
 

@@ -3,16 +3,17 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mmbert_hf.pruning.budgets import BUDGETS, num_pruned
-from mmbert_hf.pruning.gradients import SCALE
-from mmbert_hf.pruning.scores import METHODS
-from mmbert_hf.pruning.targets import KINDS
+from mmbert_hf.pruning.options import (
+    BUDGETS,
+    GRANULARITIES,
+    KINDS,
+    LAYER_CHOICES,
+    METHODS,
+    SCALE,
+    check_sparsity,
+)
 
-__all__ = ["GRANULARITIES", "GAPruneConfig"]
-
-# In the order in which they are done.
-GRANULARITIES = ("vocabulary", "layer", "ffn", "2:4", "weight")
-LAYER_CHOICES = ("loss", "score", "last")
+__all__ = ["GAPruneConfig"]
 
 
 @dataclass
@@ -127,7 +128,7 @@ class GAPruneConfig:
             raise ValueError("with ffn and layer together, say how many layers go: drop_layers=1")
 
     def _check_numbers(self) -> None:
-        num_pruned(1, self.sparsity)
+        check_sparsity(self.sparsity)
         if self.target_size is not None and not 0 < self.target_size <= 1:
             raise ValueError(f"target_size is relative to the dense model, in (0, 1]; got {self.target_size}")
         least = {"batch_size": 1, "width_multiple": 1, "vocabulary_min_count": 1}

@@ -30,6 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmbert_hf.attention.packed import PackedRows
 from mmbert_hf.encoder import MMBertEncoderLayer
+from mmbert_hf.pruning.options import SCALE
 from mmbert_hf.pruning.targets import encoder_of, evaluating, find_blocks
 from mmbert_hf.pruning.texts import row_lengths, to_features
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SCALE", "LayerSums", "add_batch", "add_products", "check_rows", "triplet_losses"]
 
-SCALE = 20.0
 PROBES = ("a b c d e f", "a", "a b c")
 # Elements of a piece of per-triplet gradients: 1 MiB of float32, which stays in the second-level cache.
 PIECE_ELEMENTS = 1 << 18

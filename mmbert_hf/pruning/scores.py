@@ -19,13 +19,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from mmbert_hf.pruning.options import METHODS
+
 __all__ = ["DEFAULTS", "METHODS", "Method", "Scorer", "StatisticsLike", "alignment", "dai", "dai_terms"]
 
 Method = Literal["dai", "dai-normalized", "fisher-domain", "fisher-general", "obd", "magnitude", "wanda", "random"]
-METHODS: tuple[str, ...] = (
-    *("dai", "dai-normalized", "fisher-domain", "fisher-general"),
-    *("obd", "magnitude", "wanda", "random"),
-)
 # alpha, beta and gamma of the methods that have them.
 DEFAULTS: dict[str, dict[str, float]] = {
     "dai": {"alpha": 0.2, "beta": 1.0, "gamma": 0.5},

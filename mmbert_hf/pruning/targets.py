@@ -24,13 +24,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from mmbert_hf.pruning.options import KINDS
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = ["FeedForward", "Kinds", "Target", "encoder_of", "find_blocks", "find_feed_forwards", "find_targets"]
 
 Kinds = Literal["mlp", "attention", "all"]
-KINDS = ("mlp", "attention", "all")
 PROBE = "a b c d e f g h"
 NUM_PROBED_ELEMENTS = 8
 
