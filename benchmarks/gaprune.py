@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("part", choices=("scoring", "quality", "smaller", "report"))
     parser.add_argument("--data", type=Path, help="where dict-foldoc and wordnet-base were unpacked")
     parser.add_argument("--output", type=Path, required=True, help="folder for what is measured")
-    parser.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("PART", "PARTS"), help="quality: work")
+    parser.add_argument("--embedder", choices=tuple(DOMAIN_OF), help="quality: of this one alone")
     args = parser.parse_args(argv)
     if args.part == "report":
         say(report(args.output))
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--data is needed to measure; see the top of this file")
     args.output.mkdir(parents=True, exist_ok=True)
     if args.part == "quality":
-        run_missing(args.data, args.output / "cells", *args.share)
+        run_missing(args.data, args.output / "cells", [args.embedder] if args.embedder else tuple(DOMAIN_OF))
         return 0
     result = (measure_all if args.part == "scoring" else run_all)(args.data, args.output)
     result["machine"] = describe(str(torch.device("cpu")))

@@ -17,8 +17,7 @@ Shape legend: Q queries.
 import json
 import logging
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,14 +136,14 @@ def run(cell: Cell, folder: Path, output: Path) -> dict[str, Any]:
     return record
 
 
-def run_missing(folder: Path, output: Path, part: int = 0, parts: int = 1) -> None:
-    """Make the cells that are not there yet; several processes may share the work by ``part`` of ``parts``."""
+def run_missing(folder: Path, output: Path, embedders: Collection[str] = tuple(DOMAIN_OF)) -> None:
+    """Make the cells of some embedders that are not there yet; two processes may each do one embedder."""
     torch.set_num_threads(1)
     logging.getLogger("mmbert_hf").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
-    for number, cell in enumerate(cells()):
+    for cell in cells():
         path = output / cell.file
-        if path.is_file() or number % parts != part:
+        if path.is_file() or cell.embedder not in embedders:
             continue
         record = run(cell, folder, output)
         temporary = path.with_suffix(".partial")
@@ -155,7 +154,3 @@ def run_missing(folder: Path, output: Path, part: int = 0, parts: int = 1) -> No
             for stage in ("one_shot", "retrained")
         ]
         say(f"{cell.file}: {', '.join(values)}")
-
-
-if __name__ == "__main__":
-    run_missing(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5]))
