@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="where dict-foldoc and wordnet-base were unpacked")
     parser.add_argument("--output", type=Path, required=True, help="folder for what is measured")
     parser.add_argument("--embedder", choices=tuple(DOMAIN_OF), help="quality: of this one alone")
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS, help="quality: of these alone")
     args = parser.parse_args(argv)
     if args.part == "report":
         say(report(args.output))
@@ -144,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--data is needed to measure; see the top of this file")
     args.output.mkdir(parents=True, exist_ok=True)
     if args.part == "quality":
-        run_missing(args.data, args.output / "cells", [args.embedder] if args.embedder else tuple(DOMAIN_OF))
+        embedders = [args.embedder] if args.embedder else tuple(DOMAIN_OF)
+        run_missing(args.data, args.output / "cells", embedders, args.seeds)
         return 0
     result = (measure_all if args.part == "scoring" else run_all)(args.data, args.output)
     result["machine"] = describe(str(torch.device("cpu")))

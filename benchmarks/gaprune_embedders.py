@@ -17,7 +17,7 @@ from gaprune_data import in_split, read_domains
 from report import say
 
 SIZES = {"hidden_size": 192, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 6}
-STEPS, BATCH, PEAK, SEED = 2500, 64, 2e-3, 0
+STEPS, BATCH, PEAK, SEED = 1500, 64, 2e-3, 0
 MAX_TOKENS = 64
 NAMES = ("minilm", "student")
 
@@ -79,8 +79,8 @@ def _train_student(teacher: Any, folder: Path, path: Path) -> None:
             group["lr"] = PEAK * min((step + 1) / 100, 1 - step / STEPS)
         start = step * BATCH % max(1, len(order) - BATCH)
         batch = sorted((texts[number] for number in order[start : start + BATCH]), key=len)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            wanted = teacher(teacher.preprocess(batch))["sentence_embedding"].float()
+        with torch.no_grad():
+            wanted = teacher(teacher.preprocess(batch))["sentence_embedding"]
         got = model(model.preprocess(batch))["sentence_embedding"]
         loss = 1 - torch.nn.functional.cosine_similarity(got, wanted).mean()
         optimizer.zero_grad()

@@ -31,7 +31,7 @@ CONFIGURATION: dict[str, Any] = {
     "ffn_width": 576,
     "vocabulary_min_count": 3,
 }
-TRAINING: dict[str, Any] = {**RETRAINING, "learning_rate": 3e-4, "distillation_weight": 4.0}
+TRAINING: dict[str, Any] = {**RETRAINING, "batch_size": 32, "learning_rate": 3e-4, "distillation_weight": 4.0}
 NUM_LATENCY_TEXTS = 256
 
 RELOAD = """
@@ -54,7 +54,7 @@ def run(seed: int, folder: Path, output: Path, split: str = "test") -> dict[str,
     pruner.score(progress=False)
     args = GAPruneConfig(seed=seed, num_triplets=None, **CONFIGURATION)
     pruned = pruner.prune(args, vocabulary_texts=read_foldoc_texts(folder), progress=False)
-    sets = retrieval_sets("minilm", folder)
+    sets = retrieval_sets("minilm", folder, split)
     texts = [entry.definition for entry in in_split(read_domains(folder)[DOMAIN_OF["minilm"]][0], "test")]
     record: dict[str, Any] = {"seed": seed}
     record["one_shot"] = pruned.measure(sets[f"{split}/domain"], sets[f"{split}/general"], latency_texts=texts[:32])[
