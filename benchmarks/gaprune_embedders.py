@@ -17,7 +17,7 @@ from gaprune_data import in_split, read_domains
 from report import say
 
 SIZES = {"hidden_size": 192, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 6}
-STEPS, BATCH, PEAK, SEED = 1500, 64, 2e-3, 0
+STEPS, BATCH, PEAK, SEED = 1000, 64, 2e-3, 0
 MAX_TOKENS = 64
 NAMES = ("minilm", "student")
 

@@ -51,7 +51,6 @@ def run(seed: int, folder: Path, output: Path, split: str = "test") -> dict[str,
     from mmbert_hf.pruning import GAPruneConfig
 
     pruner = make_pruner("minilm", seed, folder, output)
-    pruner.score(progress=False)
     args = GAPruneConfig(seed=seed, num_triplets=None, **CONFIGURATION)
     pruned = pruner.prune(args, vocabulary_texts=read_foldoc_texts(folder), progress=False)
     sets = retrieval_sets("minilm", folder, split)
