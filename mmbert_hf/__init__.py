@@ -9,9 +9,9 @@ nothing heavy is imported before it is used. The public names below are loaded o
 'mmbert'
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mmbert_hf._lazy import attach
 from mmbert_hf._version import __version__
 from mmbert_hf.registration import register
 
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from mmbert_hf.trainers.mlm import MLMTrainer
     from mmbert_hf.trainers.mlm_config import MLMConfig
     from mmbert_hf.trainers.runs import run_recipe
+    from mmbert_hf.trainers.spo.config import SPOConfig
+    from mmbert_hf.trainers.spo.tracker import ValueTracker
+    from mmbert_hf.trainers.spo.trainer import SPOTrainer
 
 # Where each public name lives. The one place; `__all__` and `dir()` follow it.
 _HOME = {
@@ -70,7 +73,10 @@ _HOME = {
     "PackingCollator": "mmbert_hf.masking",
     "Phase": "mmbert_hf.recipes",
     "Recipe": "mmbert_hf.recipes",
+    "SPOConfig": "mmbert_hf.trainers.spo.config",
+    "SPOTrainer": "mmbert_hf.trainers.spo.trainer",
     "TokenDocuments": "mmbert_hf.data.token_documents",
+    "ValueTracker": "mmbert_hf.trainers.spo.tracker",
     "export_modernbert": "mmbert_hf.conversion",
     "from_modernbert": "mmbert_hf.conversion",
     "get_preset": "mmbert_hf.presets",
@@ -105,7 +111,10 @@ __all__ = [
     "PackingCollator",
     "Phase",
     "Recipe",
+    "SPOConfig",
+    "SPOTrainer",
     "TokenDocuments",
+    "ValueTracker",
     "__version__",
     "export_modernbert",
     "from_modernbert",
@@ -120,18 +129,6 @@ __all__ = [
     "sampling_probabilities",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module on first access (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'mmbert_hf' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
-
+__getattr__, __dir__ = attach(globals(), _HOME)
 
 register()

@@ -1,7 +1,8 @@
 """Prune embedders for a domain: GAPrune (arXiv 2509.10844) and what it is compared with, for any SentenceTransformer."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmbert_hf._lazy import attach
 
 if TYPE_CHECKING:
     from mmbert_hf.pruning.config import GAPruneConfig
@@ -36,11 +37,4 @@ __all__ = [
     "select_triplets",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Load a name from its module on first access (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'mmbert_hf.pruning' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = attach(globals(), _HOME)
