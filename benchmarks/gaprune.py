@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     if args.part == "quality":
         embedders = [args.embedder] if args.embedder else tuple(DOMAIN_OF)
-        run_missing(args.data, args.output / "cells", embedders, args.seeds)
+        run_missing(args.data, args.output, embedders, args.seeds)
         return 0
     result = (measure_all if args.part == "scoring" else run_all)(args.data, args.output)
     result["machine"] = describe(str(torch.device("cpu")))

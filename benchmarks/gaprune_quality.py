@@ -144,9 +144,10 @@ def run_missing(
     """Make the cells of some embedders and seeds that are not there yet; processes may share the work by these."""
     torch.set_num_threads(1)
     logging.getLogger("mmbert_hf").setLevel(logging.ERROR)
-    output.mkdir(parents=True, exist_ok=True)
+    folder_of_cells = output / "cells"
+    folder_of_cells.mkdir(parents=True, exist_ok=True)
     for cell in cells():
-        path = output / cell.file
+        path = folder_of_cells / cell.file
         if path.is_file() or cell.embedder not in embedders or cell.seed not in seeds:
             continue
         record = run(cell, folder, output)
