@@ -1,0 +1,273 @@
+"""SPO against GRPO: the same policy, task, learning rate and number of generated tokens; learning curves over tokens.
+
+Design decisions:
+
+- A cell is a task, a method and a seed. It is a file in the output folder; a run that was stopped goes on with the cells
+  that are missing, and each is the same whenever it is made.
+- Charged are all generated tokens, those of starting samples too. The run ends when the tokens are spent.
+- Both sides use TRL's trainers with the same arguments; a method is what differs. GRPO has groups of 8 and the
+  standard deviation of the group. `grpo-weighted` draws its groups with the weights of our default and from the same kind
+  of tracker: what is left of the difference is not the choice of prompts.
+- Learning rates are chosen per method on seeds 101 to 103 (`select`), among the same three; the table has seeds 1 to 10.
+- Everything is fixed here, before the final run.
+
+Shape legend: P prompts, E evaluations.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import spo_tasks
+import torch
+from report import say
+from transformers import TrainerCallback
+
+BATCH, STEPS, EVERY, GROUP = 128, 300, 10, 8
+SEEDS = tuple(range(1, 11))
+SELECTION_SEEDS = (101, 102, 103)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+TASKS = ("addition", "bandit", "digits")
+
+# What differs from SPOConfig's defaults; `None` is GRPO.
+METHODS: dict[str, dict[str, Any] | None] = {
+    "grpo": None,
+    "grpo-weighted": None,
+    "spo": {},
+    "spo-paper": "paper",  # type: ignore[dict-item]
+    "spo-paper-free": "paper-free",  # type: ignore[dict-item]
+    "sampling=uniform": {"sampling": "uniform"},
+    "sampling=bernoulli": {"sampling": "bernoulli"},
+    "sampling=thompson": {"sampling": "thompson"},
+    "floor=0": {"exploration_floor": 0.0},
+    "floor=0.2": {"exploration_floor": 0.2},
+    "divergence=constant": {"divergence": "constant"},
+    "divergence=trajectory": {"divergence": "trajectory"},
+    "scale=batch": {"advantage_scale": "batch"},
+    "min-std=0": {"min_advantage_std": 0.0},
+    "normalization=token": {"advantage_normalization": "token"},
+    "initial=warmup": {"initial_values": "warmup"},
+    "initial=offline": {"initial_values": "offline"},
+    "no-baseline": {"prior_value": 0.0, "prior_weight": 1e12, "rho_max": 1.0, "rho_min": 1.0, "sampling": "uniform",
+                    "advantage_scale": "batch"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    task: str
+    method: str
+    seed: int
+    learning_rate: float
+
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return f"{self.task}-{self.method}-{self.seed}-{self.learning_rate:g}.json"
+
+
+class Curve(TrainerCallback):
+    """Success rate every few steps, and a stop when the tokens are spent."""
+
+    def __init__(self, task: spo_tasks.Task, budget: int) -> None:
+        self.task, self.budget, self.points = task, budget, []  # type: ignore[var-annotated]
+        self.trainer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The policy as it came."""
+        self._measure(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure, and stop in time."""
+        spent = self.trainer.generated_tokens
+        if state.global_step % EVERY == 0 or spent >= self.budget:
+            self._measure(state)
+        control.should_training_stop |= spent >= self.budget
+
+    def _measure(self, state: Any) -> None:
+        rates = self.task.success_rates(self.trainer.model)
+        self.points.append(
+            {
+                "step": state.global_step,
+                "tokens": self.trainer.generated_tokens,
+                "success": float(rates.mean()),
+                "hard": float((rates < 0.05).double().mean()),
+            }
+        )
+
+
+def counting(trainer_class: type) -> type:
+    """The trainer, with the number of tokens that it has generated, in training and before."""
+
+    class Counting(trainer_class):  # type: ignore[misc]
+        generated_tokens = 0
+
+        def _generate(self, prompts: list) -> Any:
+            output = super()._generate(prompts)
+            self.generated_tokens += sum(len(ids) for ids in output[1])
+            return output
+
+    return Counting
+
+
+def weighted_grpo() -> type:
+    """GRPOTrainer whose groups are drawn with the weights of SPO's default, from a tracker that learns their rewards."""
+    import numpy as np
+    from mmbert_hf.trainers.spo.sampling import draw_prompts
+    from trl import GRPOTrainer
+
+    from mmbert_hf import ValueTracker
+
+    class WeightedGRPO(GRPOTrainer):
+        tracker: Any = None
+
+        def _generate_and_score_completions(self, inputs: list) -> Any:
+            if self.tracker is None:
+                self.tracker = ValueTracker(len(self.train_dataset))
+            rows, _ = draw_prompts(self.tracker, len(inputs) // self.num_generations, seed=self.args.seed)
+            rows = np.repeat(rows, self.num_generations)
+            output = super()._generate_and_score_completions([self.train_dataset[int(row)] for row in rows])
+            self.tracker.update(rows, self._rewards[:, 0].numpy(), 0.9)
+            self.tracker.round += 1
+            return output
+
+        def _calculate_rewards(self, *arguments: Any) -> Any:
+            self._rewards = super()._calculate_rewards(*arguments)
+            return self._rewards
+
+    return WeightedGRPO
+
+
+def make_trainer(cell: Cell, task: spo_tasks.Task, folder: str) -> Any:
+    """The trainer of a cell, with its curve as `curve`."""
+    from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
+    from trl import GRPOConfig, GRPOTrainer
+
+    common = {
+        "per_device_train_batch_size": BATCH,
+        "max_steps": STEPS,
+        "max_completion_length": task.answer_tokens,
+        "learning_rate": cell.learning_rate,
+        "lr_scheduler_type": "constant",
+        "seed": cell.seed,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "loss_type": "dapo",
+    }
+    options = METHODS[cell.method]
+    if options is None:
+        base: type = GRPOTrainer if cell.method == "grpo" else weighted_grpo()
+        args: Any = GRPOConfig(folder, num_generations=GROUP, **common)
+    else:
+        base = SPOTrainer
+        if isinstance(options, str):
+            free = {} if options == "paper" else {"initial_values": "prior"}
+            args = SPOConfig.paper(folder, **{**common, **free})
+        else:
+            args = SPOConfig(folder, **{**common, **options})
+    curve = Curve(task, budget=BATCH * STEPS * task.answer_tokens)
+    trainer = counting(base)(
+        task.policy(cell.seed),
+        spo_tasks.reward,
+        args,
+        task.dataset(),
+        processing_class=task.tokenizer,
+        callbacks=[curve],
+    )
+    curve.trainer, trainer.curve = trainer, curve
+    return trainer
+
+
+def run(cell: Cell) -> dict[str, Any]:
+    """Train one policy; its curve, and of SPO how often prompts were visited by what they were worth."""
+    task = spo_tasks.make(cell.task)
+    with TemporaryDirectory() as folder, _quiet():
+        trainer = make_trainer(cell, task, folder)
+        trainer.train()
+    record: dict[str, Any] = {"cell": asdict(cell), "curve": trainer.curve.points}
+    tracker = getattr(trainer, "tracker", None)
+    if tracker is not None:
+        record["visits"] = {
+            "hard": float(tracker.visits[tracker.values < 0.05].mean()) if (tracker.values < 0.05).any() else None,
+            "all": float(tracker.visits.mean()),
+            "least": int(tracker.visits.min()),
+        }
+    return record
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No telemetry, and nothing on the terminal but our own lines."""
+    import logging
+    import warnings
+
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    logging.getLogger("mmbert_hf").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def selection_cells(tasks: tuple[str, ...] = TASKS) -> Iterator[Cell]:
+    """Every learning rate for the methods that are compared."""
+    for task in tasks:
+        for seed in SELECTION_SEEDS:
+            for rate in LEARNING_RATES:
+                for method in ("grpo", "grpo-weighted", "spo", "spo-paper", "spo-paper-free"):
+                    yield Cell(task, method, seed, rate)
+
+
+def chosen_rates(output: Path, task: str) -> dict[str, float]:
+    """The learning rate of each method with the best mean success over the run on the selection seeds.
+
+    Ablations of SPO take SPO's.
+    """
+    rates = {}
+    for method in ("grpo", "grpo-weighted", "spo", "spo-paper", "spo-paper-free"):
+        scores = {}
+        for rate in LEARNING_RATES:
+            cells = [output / Cell(task, method, seed, rate).file for seed in SELECTION_SEEDS]
+            curves = [json.loads(path.read_text(encoding="utf-8"))["curve"] for path in cells if path.is_file()]
+            if len(curves) == len(SELECTION_SEEDS):
+                scores[rate] = sum(curve[-1]["success"] for curve in curves)
+        if not scores:
+            raise ValueError(f"{output} has no selection runs of {method} on {task}: run `select` first")
+        rates[method] = max(scores, key=scores.__getitem__)
+    return {method: rates.get(method, rates["spo"]) for method in METHODS}
+
+
+def final_cells(output: Path, tasks: tuple[str, ...] = TASKS) -> Iterator[Cell]:
+    """All methods on the final seeds, seed by seed, so that a stopped run has whole seeds."""
+    rates = {task: chosen_rates(output, task) for task in tasks}
+    for seed in SEEDS:
+        for task in tasks:
+            for method in METHODS:
+                yield Cell(task, method, seed, rates[task][method])
+
+
+def run_missing(cells: Iterator[Cell], output: Path, part: int = 0, parts: int = 1) -> None:
+    """Run the cells that are not there yet; processes share them by ``part`` of ``parts``."""
+    torch.set_num_threads(1)
+    output.mkdir(parents=True, exist_ok=True)
+    for number, cell in enumerate(cells):
+        path = output / cell.file
+        if number % parts != part or path.is_file():
+            continue
+        record = run(cell)
+        temporary = path.with_suffix(".partial")
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        os.replace(temporary, path)
+        last = record["curve"][-1]
+        say(f"{cell.file}: {record['curve'][0]['success']:.3f} -> {last['success']:.3f}, {last['tokens']} tokens")
