@@ -23,7 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["RetrievalSet", "evaluate_retrieval", "ndcg_at_k", "paired_bootstrap"]
+__all__ = ["RetrievalSet", "bootstrap_interval", "evaluate_retrieval", "ndcg_at_k", "paired_bootstrap"]
 
 BLOCK_VALUES = 2**23  # similarities of one block: 64 MiB
 TIE = 1e-12  # as a share of the largest similarity: what the order of additions may differ by in float64
@@ -171,6 +171,44 @@ def evaluate_retrieval(
     return ndcg_at_k(queries_QD, documents_ND, retrieval_set.relevant, k, similarity)
 
 
+def bootstrap_interval(
+    values: np.ndarray, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of scores and its percentile interval, by drawing the scored items with replacement.
+
+    Args:
+        values: One score an item (a query, a problem), [Q].
+        resamples: How often to draw Q items.
+        seed: Of the draws.
+        confidence: Share of the resampled means that lie inside the interval.
+
+    Returns:
+        Mean, lower end, upper end.
+
+    Raises:
+        ValueError: The scores are not a list of finite numbers, or an argument is out of its range.
+
+    Example:
+        >>> bootstrap_interval(np.array([0.25, 0.25, 0.25]))
+        (0.25, 0.25, 0.25)
+    """
+    values_Q = np.asarray(values, dtype=np.float64)
+    if values_Q.ndim != 1 or len(values_Q) == 0:
+        raise ValueError(f"expected one score an item, at least one, got the shape {values_Q.shape}")
+    if not np.isfinite(values_Q).all():
+        raise ValueError("a score is not finite: leave out what has no score")
+    if resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(f"resamples must be at least 1 and confidence in (0, 1), got {resamples} and {confidence}")
+    rng = np.random.default_rng(seed)
+    means_R = np.empty(resamples)
+    rows_per_block = max(1, BOOTSTRAP_VALUES // len(values_Q))
+    for start in range(0, resamples, rows_per_block):
+        rows = min(rows_per_block, resamples - start)
+        means_R[start : start + rows] = values_Q[rng.integers(len(values_Q), size=(rows, len(values_Q)))].mean(axis=1)
+    ends: np.ndarray = np.quantile(means_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(values_Q.mean()), float(ends[0]), float(ends[1])
+
+
 def paired_bootstrap(
     a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float, float]:
@@ -198,17 +236,7 @@ def paired_bootstrap(
         raise ValueError(f"expected the scores of the same queries twice, got the shapes {a.shape} and {b.shape}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("a score is not finite: leave out queries without a score, in both lists")
-    if resamples < 1 or not 0 < confidence < 1:
-        raise ValueError(f"resamples must be at least 1 and confidence in (0, 1), got {resamples} and {confidence}")
-    difference_Q = a - b
-    rng = np.random.default_rng(seed)
-    means_R = np.empty(resamples)
-    rows_per_block = max(1, BOOTSTRAP_VALUES // len(a))
-    for start in range(0, resamples, rows_per_block):
-        rows = min(rows_per_block, resamples - start)
-        means_R[start : start + rows] = difference_Q[rng.integers(len(a), size=(rows, len(a)))].mean(axis=1)
-    ends: np.ndarray = np.quantile(means_R, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(difference_Q.mean()), float(ends[0]), float(ends[1])
+    return bootstrap_interval(a - b, resamples, seed, confidence)
 
 
 def _pessimistic_ranks(similarity_N: np.ndarray, relevant: np.ndarray) -> np.ndarray:

@@ -1,0 +1,137 @@
+"""The SPO benchmark: tasks with known answers, curves and their comparison, cells that are made once."""
+
+import json
+
+import numpy as np
+import pytest
+import spo
+import spo_learning
+import spo_overhead
+import spo_tasks
+import torch
+
+from mmbert_hf import ValueTracker
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two steps of sixteen responses, policies that were hardly fitted."""
+    for name, value in {"BATCH": 16, "STEPS": 2, "EVERY": 1}.items():
+        monkeypatch.setattr(spo_learning, name, value)
+    make = spo_tasks.make
+
+    def made(name):
+        task = make(name)
+        task.fit_steps = 2
+        return task
+
+    monkeypatch.setattr(spo_tasks, "make", made)
+
+
+@pytest.mark.parametrize("name", spo_learning.TASKS)
+def test_answers_are_right_and_of_one_length(name):
+    task = spo_tasks.make(name)
+    assert len(set(task.prompts)) == len(task.prompts)
+    ids, start = task.inputs()
+    assert ids.shape == (len(task.prompts), start + task.answer_tokens)
+    assert (ids != task.tokenizer.unk_token_id).all()
+    for prompt, answer in zip(task.prompts, task.answers, strict=True):
+        if name == "addition":
+            a, _, b, _ = prompt.split()
+            assert int(answer) == (int(a) + int(b)) % spo_tasks.MODULUS
+        if name == "digits":
+            a, b = prompt.replace("=", "").replace(" ", "").split("+")
+            assert int(answer.replace(" ", "")[::-1]) == int(a) + int(b)
+
+
+def test_the_success_rate_is_the_probability_of_the_whole_answer():
+    task = spo_tasks.make("digits")
+    task.fit_steps = 1
+    model = task.policy(0)
+    ids, start = task.inputs()
+    expected = 1.0
+    for place in range(start, ids.shape[1]):
+        with torch.no_grad():
+            probabilities = model(input_ids=ids[:1, :place]).logits[0, -1].double().softmax(-1)
+        expected *= float(probabilities[ids[0, place]])
+    assert float(task.success_rates(model)[0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_bandit_has_the_shares_that_are_written_down():
+    task = spo_tasks.make("bandit")
+    rates = task.success_rates(task.policy(0))
+    assert float((rates < 0.05).double().mean()) == pytest.approx(0.4)
+    assert float((rates > 0.7).double().mean()) == pytest.approx(0.4)
+
+
+def test_rewards_are_exact():
+    assert spo_tasks.reward(["1 2", " 1 2", "12", "1"], answer=["1 2"] * 4) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_where_a_curve_reaches_a_level():
+    tokens, mean = np.array([0.0, 10.0, 20.0]), np.array([0.2, 0.2, 0.6])
+    assert spo.tokens_to_reach(tokens, mean, 0.4) == 15.0
+    assert spo.tokens_to_reach(tokens, mean, 0.2) == 0.0
+    assert spo.tokens_to_reach(tokens, mean, 0.7) == float("inf")
+
+
+def test_a_method_that_is_the_base_needs_all_of_its_tokens():
+    tokens = np.array([0.0, 10.0, 20.0])
+    values = np.array([[0.1, 0.2, 0.5], [0.1, 0.3, 0.7]])
+    figures = spo.compare(tokens, values, tokens, values)
+    assert figures["difference"] == 0 and figures["difference_interval"] == [0, 0]
+    assert figures["share"] == 1.0
+    better = spo.compare(tokens, values + 0.2, tokens, values)
+    assert better["difference"] == pytest.approx(0.2) and better["share"] < 1
+    assert spo.compare(tokens, values - 0.2, tokens, values)["share"] == float("inf")
+
+
+@pytest.mark.parametrize("method", ["grpo", "grpo-weighted", "spo", "spo-paper", "no-baseline"])
+def test_a_cell_spends_its_tokens_and_no_more(small, method):
+    cell = spo_learning.Cell("addition", method, 1, 1e-3)
+    if method == "spo-paper":  # 8 starting samples for each of 529 prompts are more than two steps
+        assert spo_learning.run(cell)["curve"][-1]["tokens"] == 8 * 529 + 16 + (-8 * 529) % 16
+        return
+    record = spo_learning.run(cell)
+    assert [point["tokens"] for point in record["curve"]] == [0, 16, 32]
+    assert record["curve"][0]["success"] != record["curve"][-1]["success"], "the policy has learnt something"
+    json.dumps(record)
+
+
+def test_groups_of_weighted_grpo_are_groups(small, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        spo_tasks, "reward", lambda completions, answer, prompts, **_: seen.append(prompts) or [0.0] * len(prompts)
+    )
+    spo_learning.run(spo_learning.Cell("addition", "grpo-weighted", 1, 1e-3))
+    assert all(len(set(prompts[start : start + 8])) == 1 for prompts in seen for start in (0, 8))
+
+
+def test_cells_are_made_once(small, tmp_path, monkeypatch):
+    cells = [spo_learning.Cell("addition", "spo", seed, 1e-3) for seed in (1, 2, 3)]
+    spo_learning.run_missing(iter(cells), tmp_path, 1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == [cells[1].file]
+    monkeypatch.setattr(spo_learning, "run", lambda cell: pytest.fail("it is there already"))
+    spo_learning.run_missing(iter(cells), tmp_path, 1, 2)
+
+
+def test_the_report_has_the_methods_of_which_all_seeds_are_there(tmp_path):
+    for cell in spo_learning.selection_cells(("addition",)):
+        success = 0.5 + cell.learning_rate
+        curve = [{"tokens": 0, "success": 0.4}, {"tokens": 20, "success": success}]
+        (tmp_path / cell.file).write_text(json.dumps({"curve": curve}))
+    assert set(spo_learning.chosen_rates(tmp_path, "addition").values()) == {max(spo_learning.LEARNING_RATES)}
+    for cell in spo_learning.final_cells(tmp_path, ("addition",)):
+        if cell.method in ("grpo", "spo") or (cell.method == "spo-paper" and cell.seed == 1):
+            success = {"grpo": 0.5, "spo": 0.6, "spo-paper": 0.0}[cell.method]
+            curve = [{"tokens": token, "success": 0.4 + token * (success - 0.4) / 20} for token in (0, 10, 20)]
+            (tmp_path / cell.file).write_text(json.dumps({"curve": curve}))
+    report = spo.report(tmp_path)
+    assert "| spo | 0.003 | 0.600 +- 0.000 | 0.500 +- 0.000 | +0.100 (+0.100 to +0.100) | 0.50 (0.50 to 0.50) |" in report
+    assert "spo-paper" not in report
+
+
+def test_a_round_is_what_the_trainer_does_with_its_tracker():
+    tracker = ValueTracker(5000)
+    spo_overhead.one_round(tracker, seed=1)
+    assert tracker.round == 1 and tracker.visits.sum() == spo_overhead.BATCH
