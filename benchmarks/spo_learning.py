@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 BATCH, STEPS, EVERY, GROUP = 128, 300, 10, 8
 SEEDS = tuple(range(1, 11))
 SELECTION_SEEDS = (101, 102, 103)
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 TASKS = ("addition", "bandit", "digits")
 
 # What differs from SPOConfig's defaults; `None` is GRPO.

@@ -79,10 +79,12 @@ def test_a_method_that_is_the_base_needs_all_of_its_tokens():
     tokens = np.array([0.0, 10.0, 20.0])
     values = np.array([[0.1, 0.2, 0.5], [0.1, 0.3, 0.7]])
     figures = spo.compare(tokens, values, tokens, values)
-    assert figures["difference"] == 0 and figures["difference_interval"] == [0, 0]
+    assert figures["difference"] == 0
+    assert figures["difference_interval"] == [0, 0]
     assert figures["share"] == 1.0
     better = spo.compare(tokens, values + 0.2, tokens, values)
-    assert better["difference"] == pytest.approx(0.2) and better["share"] < 1
+    assert better["difference"] == pytest.approx(0.2)
+    assert better["share"] < 1
     assert spo.compare(tokens, values - 0.2, tokens, values)["share"] == float("inf")
 
 
@@ -127,11 +129,14 @@ def test_the_report_has_the_methods_of_which_all_seeds_are_there(tmp_path):
             curve = [{"tokens": token, "success": 0.4 + token * (success - 0.4) / 20} for token in (0, 10, 20)]
             (tmp_path / cell.file).write_text(json.dumps({"curve": curve}))
     report = spo.report(tmp_path)
-    assert "| spo | 0.003 | 0.600 +- 0.000 | 0.500 +- 0.000 | +0.100 (+0.100 to +0.100) | 0.50 (0.50 to 0.50) |" in report
+    assert (
+        "| spo | 0.001 | 0.600 +- 0.000 | 0.500 +- 0.000 | +0.100 (+0.100 to +0.100) | 0.50 (0.50 to 0.50) |" in report
+    )
     assert "spo-paper" not in report
 
 
 def test_a_round_is_what_the_trainer_does_with_its_tracker():
     tracker = ValueTracker(5000)
     spo_overhead.one_round(tracker, seed=1)
-    assert tracker.round == 1 and tracker.visits.sum() == spo_overhead.BATCH
+    assert tracker.round == 1
+    assert tracker.visits.sum() == spo_overhead.BATCH

@@ -54,10 +54,11 @@ def normalise(raw: Any, num_tokens: Any = None, *, min_std: float = 0.0) -> tupl
     Args:
         raw: float [B], NaN for responses without a reward.
         num_tokens: int [B]; if given, mean and std are over the tokens of the responses, not over the responses.
-        min_std: The least that is divided by, above 0 if all advantages may be equal.
+        min_std: The least that is divided by.
 
     Returns:
-        float64 [B], 0 where there was NaN; and the standard deviation that was found (unbiased; 0 for a single one).
+        float64 [B], 0 where there was NaN and if all are equal; and the standard deviation that was found (unbiased; 0 for
+        a single one).
 
     Example:
         >>> normalise([1.0, -1.0, float("nan")])[0].round(3).tolist()
@@ -71,6 +72,8 @@ def normalise(raw: Any, num_tokens: Any = None, *, min_std: float = 0.0) -> tupl
         return np.zeros(len(raw)), 0.0
     filled = np.where(known, raw, 0.0)
     mean = (weights * filled).sum() / total
+    if np.ptp(raw[weights > 0]) == 0:  # differences and std would be rounding, and their ratio as large as any other
+        return np.zeros(len(raw)), 0.0
     std = float(np.sqrt((weights * (filled - mean) ** 2).sum() / (total - 1)))
     divisor = max(std, min_std)
     if divisor == 0:

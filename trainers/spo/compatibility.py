@@ -27,6 +27,8 @@ PRIVATE_PARTS = {
         "batch_size",
     ),
     "_get_train_sampler": ("self", "dataset"),
+    "_remove_unused_columns": ("self", "dataset", "description"),
+    "_get_output_dir": ("self", "trial"),
     "_save_checkpoint": ("self", "model", "trial"),
     "_save_optimizer_and_scheduler": ("self", "output_dir"),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),

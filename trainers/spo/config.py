@@ -180,6 +180,7 @@ class SPOConfig(GRPOConfig):
         self.num_generations_eval = self.num_generations_eval or 1
         super().__post_init__()
         self.num_generations = 1
+        assert self.generation_batch_size is not None
         if self.generation_batch_size < 2:
             raise ValueError(
                 "a generation must have at least 2 responses, since advantages are normalised over them; got "

@@ -113,7 +113,7 @@ class Trajectories:
         Returns:
             ``input_ids``, ``attention_mask`` and ``logits_to_keep``; log-probabilities [B, C]; mask [B, C].
         """
-        nothing = (
+        nothing: tuple[np.ndarray, ...] = (
             np.array([pad_id], np.int32),
             np.array([pad_id], np.int32),
             np.zeros(1, np.int8),
@@ -154,7 +154,7 @@ class Trajectories:
             for name in _PARTS
         }
         rows = state["trajectories.rows"].tolist()
-        self.kept = {row: tuple(split[name][place] for name in _PARTS) for place, row in enumerate(rows)}  # type: ignore[misc]
+        self.kept = {row: tuple(split[name][place] for name in _PARTS) for place, row in enumerate(rows)}
 
 
 _PARTS = {"prompts": np.int32, "responses": np.int32, "masks": np.int8, "logps": np.float32}

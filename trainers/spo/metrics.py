@@ -1,5 +1,8 @@
 """What a round of SPO reports: of the values, of forgetting, of sampling, and of what GRPO would have wasted.
 
+What is said of all prompts is said of every n-th one where there are more than `MAX_PROMPTS`: quantiles of a million
+values at every round would cost more than everything else that is done with them.
+
 Shape legend: P prompts, B responses of a round.
 """
 
@@ -11,6 +14,7 @@ from mmbert_hf.trainers.spo.tracker import ValueTracker
 __all__ = ["brier_score", "degenerate_group_share", "round_metrics"]
 
 GROUP_SIZE = 8
+MAX_PROMPTS = 100_000
 
 
 def degenerate_group_share(values: np.ndarray, group_size: int = GROUP_SIZE) -> np.ndarray:
@@ -69,10 +73,11 @@ def round_metrics(
         starvation_rounds: From how many rounds without a visit on a prompt counts as starved.
 
     Returns:
-        By name: value_mean, value_p10, value_p90 (all prompts), advantage_std, divergence, rho, n_eff, visits, unseen
+        By name: value_mean, value_p10, value_p90, advantage_std, divergence, rho, n_eff, visits, unseen
         (share), floor_share, starved (share), brier, and with kind "beta" grpo_wasted (share of groups of 8).
     """
-    known = tracker.values_at(np.arange(len(tracker)))
+    some = np.arange(0, len(tracker), -(-len(tracker) // MAX_PROMPTS))
+    known = tracker.values_at(some)
     low, high = np.nanquantile(known, (0.1, 0.9)) if not np.isnan(known).all() else (np.nan, np.nan)
     metrics = {
         "value_mean": float(np.nanmean(known)) if not np.isnan(known).all() else np.nan,
@@ -81,11 +86,11 @@ def round_metrics(
         "advantage_std": advantage_std,
         "divergence": float(divergence.mean()),
         "rho": float(rho.mean()),
-        "n_eff": float(tracker.weights.mean()),
-        "visits": float(tracker.visits.mean()),
-        "unseen": float((tracker.visits == 0).mean()),
+        "n_eff": float(tracker.weights[some].mean()),
+        "visits": float(tracker.visits[some].mean()),
+        "unseen": float((tracker.visits[some] == 0).mean()),
         "floor_share": from_floor / len(values),
-        "starved": float((tracker.round - tracker.last_round >= starvation_rounds).mean()),
+        "starved": float((tracker.round - tracker.last_round[some] >= starvation_rounds).mean()),
         "brier": brier_score(values, rewards),
     }
     if tracker.kind == "beta":

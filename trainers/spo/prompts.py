@@ -7,7 +7,7 @@ Design decisions:
   The loader's own batch is a placeholder.
 - A prompt is known by its row, or by the id in a column, which survives changes of the data set. Not by its text: many
   prompts begin with the same system message.
-- A stream cannot be drawn from. Its prompts are taken as they come and known by a hash of their content.
+- A stream cannot be drawn from. Its prompts are taken as they come and known by their id, or by a hash of their content.
 - An environment that makes its own prompts gives every response the same key: one value for all.
 - A fingerprint of the prompts tells a checkpoint's tracker from that of another data set.
 """
@@ -49,7 +49,8 @@ class DatasetPrompts:
         fingerprint: Of all prompts in their order, or of all ids.
 
     Raises:
-        ValueError: The data set is empty or has no such column, or an id is missing or not unique.
+        ValueError: The data set is empty or has no such column, or an id is missing. (That ids differ is checked by the
+            tracker, whose rows they name.)
     """
 
     can_draw = True
@@ -83,19 +84,33 @@ class DatasetPrompts:
 
 
 class StreamPrompts:
-    """An iterable data set: prompts as they come, known by their content."""
+    """An iterable data set: prompts as they come, known by their content.
+
+    Args:
+        id_column: Column with ids, by which they are known instead.
+    """
 
     can_draw, keys, fingerprint = False, None, "stream"
+
+    def __init__(self, id_column: str | None = None) -> None:
+        self.id_column = id_column
 
     def keys_of(self, examples: list[dict[str, Any]]) -> list[str]:
         """Keys of the examples of a batch.
 
         Raises:
-            ValueError: An example has no prompt.
+            ValueError: An example has no prompt, or no id although there is a column for it.
         """
         for example in examples:
             if "prompt" not in example:
                 raise ValueError(f"the training data set needs a column 'prompt', it has {', '.join(example)}")
+            if self.id_column is not None and example.get(self.id_column) is None:
+                raise ValueError(
+                    f"an example of the stream has no id in {self.id_column!r} (prompt_id_column); it has "
+                    f"{', '.join(example)}"
+                )
+        if self.id_column is not None:
+            return [str(example[self.id_column]) for example in examples]
         return [content_key(example["prompt"]) for example in examples]
 
 
@@ -130,14 +145,14 @@ def open_prompts(
         return EnvironmentPrompts()
     if isinstance(dataset, IterableDataset):
         logger.warning("a streamed data set cannot be drawn from: prompts are taken as they come, not by %r", sampling)
-        return StreamPrompts()
+        return StreamPrompts(id_column)
     if not isinstance(dataset, Dataset):
         raise TypeError(f"train_dataset must be a Dataset or an IterableDataset, got {type(dataset).__name__}")
     return DatasetPrompts(dataset, id_column, needs_prompt=needs_prompt)
 
 
 def _fingerprint(dataset: Any, columns: list[str]) -> str:
-    """A hash of some columns, row by row; images and the like are left out by their type."""
+    """A hash of some columns, row by row, of what is stored: the bytes of an image, and not the image."""
     digest = hashlib.sha256()
     for batch in dataset.select_columns(columns).with_format("arrow").iter(10_000):
         for row in batch.to_pylist():

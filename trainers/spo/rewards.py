@@ -66,8 +66,10 @@ def check_output(rewards: Any, name: str, expected: int) -> list[float | None]:
     Raises:
         ValueError: There are not as many rewards as responses, or one is NaN, infinite or no number.
     """
-    if isinstance(rewards, str) or not isinstance(rewards, Sequence | np.ndarray | torch.Tensor):
+    if isinstance(rewards, str | bytes) or not isinstance(rewards, Sequence | np.ndarray | torch.Tensor):
         raise ValueError(f"reward function {name} must return a list of rewards, got {type(rewards).__name__}")
+    if getattr(rewards, "ndim", 1) == 0:
+        raise ValueError(f"reward function {name} must return a list of rewards, got a single {type(rewards).__name__}")
     if len(rewards) != expected:
         raise ValueError(f"reward function {name} returned {len(rewards)} rewards for {expected} responses")
     return [None if reward is None else _number(reward, name, place) for place, reward in enumerate(rewards)]

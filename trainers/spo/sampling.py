@@ -5,8 +5,9 @@ Design decisions:
 - A weight says how much a prompt is worth a visit. The paper's, sqrt(v (1 - v)), is largest in the middle and spends as
   much on solved prompts as on those that are not solved; "unsolved", 1 - v, does not.
 - The paper adds 0.05 to every weight, which guarantees nothing: among many prompts of weight 0.5 it is little. Here a
-  *share of the draws* is set apart and walks through all prompts in random order, pass by pass. With a share f, B draws a
-  round and P prompts, everybody is visited at least every ceil(P / (f B)) rounds or so, whatever the weights say.
+  *share of the draws* is set apart and walks through all prompts, in a random order that is the same in every pass. With a
+  share f, B draws a round and P prompts, everybody is visited at least once in any ceil(P / (f B)) rounds, whatever the
+  weights say. (With a new order in every pass it would be twice as many: first in one pass, last in the next.)
 - Draws are with replacement and stratified: one number from each of B equal slices of the cumulated weights. Each prompt
   is expected as often as with independent draws, and its number of draws varies less.
 - Nothing is stored: draws are a function of (weights, seed, round), and the walk is a seeded permutation that can be
@@ -43,7 +44,7 @@ def prompt_weights(
     With v scaled to [0, 1] by the range of the rewards:
 
     - "unsolved": 1 - v
-    - "bernoulli": sqrt(v (1 - v)), the paper's; for other rewards the running standard deviation
+    - "bernoulli": sqrt(v (1 - v)), the paper's; for other rewards the running standard deviation, in the same scale
     - "thompson": 1 - u, with u drawn from what is known of v: Beta(v N, (1 - v) N), or a normal distribution
     - "uniform": 1
 
@@ -73,7 +74,8 @@ def prompt_weights(
     if sampling == "uniform":
         return np.ones(len(tracker))
     if sampling == "bernoulli":
-        weights = tracker.deviations_at(rows)
+        low, high = tracker.reward_range
+        weights = tracker.deviations_at(rows) / (high - low if high > low else 1.0)
     elif sampling == "unsolved":
         weights = 1 - _scaled(tracker.values_at(rows), tracker)
     elif sampling == "thompson":
@@ -98,9 +100,9 @@ def _plausible_values(tracker: ValueTracker, rng: np.random.Generator) -> np.nda
     rows = np.arange(len(tracker))
     values = tracker.values_at(rows)
     if tracker.kind == "average":
-        return rng.normal(values, tracker.deviations_at(rows) / np.sqrt(tracker.weights))
+        return np.asarray(rng.normal(values, tracker.deviations_at(rows) / np.sqrt(tracker.weights)))
     tiny = 1e-6  # both parameters of a Beta distribution must be above 0
-    return rng.beta(values * tracker.weights + tiny, (1 - values) * tracker.weights + tiny)
+    return np.asarray(rng.beta(values * tracker.weights + tiny, (1 - values) * tracker.weights + tiny))
 
 
 def stratified_draws(weights: np.ndarray, num_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -122,24 +124,27 @@ def stratified_draws(weights: np.ndarray, num_draws: int, rng: np.random.Generat
     return rng.permutation(np.minimum(drawn, len(weights) - 1)).astype(np.int64)
 
 
-def floor_draws(num_prompts: int, start: int, number: int, seed: int) -> np.ndarray:
-    """Take the next steps of an endless walk through all prompts, each pass in another random order.
+def floor_draws(num_prompts: int, start: int, number: int, seed: int, *, reshuffled: bool = False) -> np.ndarray:
+    """Take the next steps of an endless walk through all prompts in random order, pass by pass.
 
     Args:
         num_prompts: P.
         start: How many steps were taken before.
         number: How many are taken now.
         seed: Of the orders.
+        reshuffled: Whether each pass has an order of its own.
 
     Returns:
-        int64 [number]. Any P steps from the start of a pass on contain every prompt once.
+        int64 [number]. Any P steps (if reshuffled, those of one pass) contain every prompt once.
 
     Example:
         >>> sorted(floor_draws(4, 0, 4, seed=1).tolist()), len(floor_draws(4, 3, 2, seed=1))
         ([0, 1, 2, 3], 2)
     """
     steps = np.arange(start, start + number)
-    drawn = np.empty(number, dtype=np.int64)
+    if not reshuffled:
+        return IndexPermutation(num_prompts, (seed, 0))(steps % num_prompts)
+    drawn: np.ndarray = np.empty(number, dtype=np.int64)
     for turn in np.unique(steps // num_prompts):
         those = steps // num_prompts == turn
         drawn[those] = IndexPermutation(num_prompts, (seed, int(turn)))(steps[those] % num_prompts)
@@ -174,7 +179,7 @@ def draw_prompts(
     Args:
         tracker: P prompts; its `round` is the number of the round.
         num_draws: B.
-        sampling: As in `prompt_weights`. "uniform" is the walk through all prompts and nothing else.
+        sampling: As in `prompt_weights`. "uniform" is a walk through all prompts, reshuffled in each pass, and nothing else.
         exploration_floor: Share of the draws that walks through all prompts, in [0, 1].
         weight_offset: As in `prompt_weights`.
         n_eff_power: As in `prompt_weights`.
@@ -188,10 +193,11 @@ def draw_prompts(
     """
     if not len(tracker):
         raise ValueError("there are no prompts to draw from")
-    floor = 1.0 if sampling == "uniform" else exploration_floor
+    is_uniform = sampling == "uniform"
+    floor = 1.0 if is_uniform else exploration_floor
     start, number = floor_steps(tracker.round, num_draws, floor)
     rng = np.random.default_rng((seed, tracker.round))
-    drawn = floor_draws(len(tracker), start, number, seed)
+    drawn = floor_draws(len(tracker), start, number, seed, reshuffled=is_uniform)
     if number < num_draws:
         weights = prompt_weights(tracker, sampling, weight_offset=weight_offset, n_eff_power=n_eff_power, rng=rng)
         drawn = np.concatenate([drawn, stratified_draws(weights, num_draws - number, rng)])

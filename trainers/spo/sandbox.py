@@ -199,7 +199,7 @@ class Sandbox:
         kinds: tuple[Isolation, ...] = ("own user", "user namespace") if os.geteuid() == 0 else ("user namespace",)
         for kind in kinds if bwrap else ():
             own_user = kind == "own user"
-            walls = build_command(bwrap, self._interpreter, self.limits.disk_bytes, own_user, readable_folders)
+            walls = build_command(str(bwrap), self._interpreter, self.limits.disk_bytes, own_user, readable_folders)
             self.isolation, self._walls = kind, [*walls, "--"]
             try:
                 output = self.run(PROBE).output

@@ -35,6 +35,7 @@ NUM_BINS = 10  # of the calibration: values in [0, 0.1), [0.1, 0.2), ...
 ROW_ARRAYS = ("values", "weights", "squares", "visits", "last_round", "last_drift")
 NEVER = -1
 VARIANCE_FLOOR_SHARE = 0.08
+ROUNDING = 1e-6  # rewards, and their weights, come as float32
 
 
 class ValueTracker:
@@ -50,10 +51,11 @@ class ValueTracker:
     Attributes:
         values: float64 [P], expected reward; NaN where nothing is known and the prior is the mean of all rewards.
         weights: float64 [P], effective number of observations N_eff, the prior's included.
-        squares: float64 [P], weighted sum of squared deviations from the value.
+        squares: float64 [P], weighted sum of squared deviations from the value; NaN where nothing is known and the variance
+            of all rewards stands in (kind "average").
         visits: int64 [P], rewards seen.
         last_round: int64 [P], round of the last visit, -1 for never.
-        last_drift: float64 [P], `drift` at the last visit.
+        last_drift: float64 [P], `drift` when the value was last set or updated, NaN for never.
         round: Rounds of generation so far.
         drift: Sum of all divergences between the policies of consecutive rounds, in nats per token.
         calibration: float64 [K, 3]: number, sum of values and sum of rewards of the observations whose value was in a bin.
@@ -97,11 +99,12 @@ class ValueTracker:
         self.keys: list[str] | None = None
         self._row_of: dict[str, int] = {}
         self._allocate(0)
-        self.grow(num_prompts)
+        self._append(num_prompts)
 
     def _allocate(self, number: int) -> None:
         self.values, self.weights, self.squares = np.empty(number), np.empty(number), np.empty(number)
-        self.visits, self.last_round = np.empty(number, np.int64), np.empty(number, np.int64)
+        self.visits: np.ndarray = np.empty(number, np.int64)
+        self.last_round: np.ndarray = np.empty(number, np.int64)
         self.last_drift = np.empty(number)
 
     def __len__(self) -> int:
@@ -112,10 +115,21 @@ class ValueTracker:
         return f"{type(self).__name__}({len(self)} prompts, {seen} seen, kind={self.kind!r}, round {self.round})"
 
     def grow(self, number: int) -> None:
-        """Add prompts that were never seen."""
+        """Add prompts that were never seen.
+
+        Raises:
+            ValueError: `number` is below 0, or the prompts of this tracker have keys, so that new ones need some too.
+        """
+        if number < 0:
+            raise ValueError(f"a tracker grows by at least 0 prompts, got {number}")
+        if self.keys is not None:
+            raise ValueError("the prompts of this tracker have keys: rows_of gives new keys their rows")
+        self._append(number)
+
+    def _append(self, number: int) -> None:
         value = np.nan if self.prior_value is None else self.prior_value
-        square = value * (1 - value) * self.prior_weight if self.kind == "beta" else 0.0
-        fresh = (value, self.prior_weight, square, 0, NEVER, self.drift)
+        square = value * (1 - value) * self.prior_weight if self.kind == "beta" else np.nan
+        fresh = (value, self.prior_weight, square, 0, NEVER, np.nan)
         for name, start in zip(ROW_ARRAYS, fresh, strict=True):
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.full(number, start, dtype=array.dtype)]))
@@ -140,7 +154,7 @@ class ValueTracker:
         for key in new:
             self._row_of[key] = len(self.keys)
             self.keys.append(key)
-        self.grow(len(new))
+        self._append(len(new))
         return np.array([self._row_of[key] for key in keys], dtype=np.int64)
 
     def set_keys(self, keys: Sequence[str]) -> None:
@@ -188,15 +202,14 @@ class ValueTracker:
             rows: int [B].
 
         Returns:
-            float64 [B]. Of prompts never seen, kind "average": that of all rewards so far.
+            float64 [B]. Of prompts of which nothing is known, kind "average": that of all rewards so far.
         """
         rows = np.asarray(rows, dtype=np.int64)
         if self.kind == "beta":
             values = self.values[rows]
             return np.sqrt(np.clip(values * (1 - values), 0.0, None))
         variance = self.squares[rows] / self.weights[rows]
-        variance[self.visits[rows] == 0] = self.reward_variance
-        return np.sqrt(variance)
+        return np.sqrt(np.where(np.isnan(variance), self.reward_variance, variance))
 
     @property
     def variance_floor(self) -> float:
@@ -214,10 +227,11 @@ class ValueTracker:
     def drift_since_visit(self, rows: Any) -> np.ndarray:
         """How far the policy has moved since each prompt was last answered, in nats per token, float64 [B].
 
-        0 for prompts never seen: there is nothing of an older policy to forget.
+        Values that were set (`start_from`, `adopt`) count as answers of that moment. 0 for prompts of which nothing but the
+        prior is known: there is nothing of an older policy to forget.
         """
-        rows = np.asarray(rows, dtype=np.int64)
-        return np.where(self.visits[rows] > 0, self.drift - self.last_drift[rows], 0.0)
+        moved = self.drift - self.last_drift[np.asarray(rows, dtype=np.int64)]
+        return np.where(np.isnan(moved), 0.0, moved)
 
     def update(self, rows: Any, rewards: Any, rho: Any = 1.0) -> None:
         """Forget and learn: N <- rho N + 1, v <- v + (r - v) / N, and the squares likewise.
@@ -243,10 +257,9 @@ class ValueTracker:
             rows, return_index=True, return_inverse=True, return_counts=True
         )
         value_U = before[first_U]
-        square_U = self.squares[unique_U]
-        if self.kind == "average":
-            square_U[self.visits[unique_U] == 0] = self.prior_weight * self.reward_variance
-        kept_U = rho[first_U] * self.weights[unique_U]
+        square_U, weight_U = self.squares[unique_U], self.weights[unique_U]
+        square_U = np.where(np.isnan(square_U), weight_U * self.reward_variance, square_U)
+        kept_U = rho[first_U] * weight_U
         mean_U = np.bincount(place_B, rewards) / count_U
         spread_U = np.bincount(place_B, (rewards - mean_U[place_B]) ** 2)
         total_U = kept_U + count_U
@@ -270,48 +283,74 @@ class ValueTracker:
         if not ((rho >= 0) & (rho <= 1)).all():
             raise ValueError(f"rho must be in [0, 1], got {rho.min()} to {rho.max()}")
         check_rewards(rewards, self.kind)
-        return rows, rewards, rho
+        return rows, np.clip(rewards, 0.0, 1.0) if self.kind == "beta" else rewards, rho
 
     def _record(self, values: np.ndarray, rewards: np.ndarray) -> None:
-        """Statistics of all rewards (Chan's update), their range, and the calibration of the values."""
-        count, mean = len(rewards), float(rewards.mean())
-        total, apart = self.reward_count + count, mean - self.reward_mean
-        self.reward_square += float(((rewards - mean) ** 2).sum()) + apart**2 * self.reward_count * count / total
-        self.reward_mean += apart * count / total
-        self.reward_count = total
-        low, high = self.reward_range
-        self.reward_range = (min(low, float(rewards.min())), max(high, float(rewards.max())))
+        """Statistics of all rewards, and the calibration of the values."""
+        mean = float(rewards.mean())
+        square = float(((rewards - mean) ** 2).sum())
+        self._join(len(rewards), mean, square, (float(rewards.min()), float(rewards.max())))
         if self.kind == "beta":
             bins = np.minimum((values * NUM_BINS).astype(np.int64), NUM_BINS - 1)
             for column, weights in enumerate((None, values, rewards)):
                 self.calibration[:, column] += np.bincount(bins, weights, minlength=NUM_BINS)
 
+    def _join(self, count: int, mean: float, square: float, extremes: tuple[float, float]) -> None:
+        """Add to the statistics of all rewards those of some more: number, mean, squared deviations (Chan), range."""
+        if not count:
+            return
+        total, apart = self.reward_count + count, mean - self.reward_mean
+        self.reward_square += square + apart**2 * self.reward_count * count / total
+        self.reward_mean += apart * count / total
+        self.reward_count = total
+        self.reward_range = (min(self.reward_range[0], extremes[0]), max(self.reward_range[1], extremes[1]))
+
     def start_from(self, rows: Any, sums: Any, numbers: Any, squares: Any = None, *, weight: float = 8.0) -> None:
         """Set values from samples that were drawn before training, as the paper does (section 3.1 and its recipe).
 
-        "beta": v = (sum + 0.5) / (n + 1), "average": v = sum / n with the samples' variance; N_eff is `weight`.
+        "beta": v = (sum + 0.5) / (n + 1), "average": v = sum / n with the samples' variance; N_eff is `weight`. With kind
+        "average" the samples also count among all rewards so far.
 
         Args:
             rows: int [U], each prompt once.
             sums: float [U], sums of rewards.
             numbers: int [U], how many rewards; a prompt with 0 keeps its prior.
-            squares: float [U], sums of squared rewards, for kind "average".
+            squares: float [U], sums of squared rewards; kind "average" needs them.
             weight: N_eff afterwards; the paper's is 1 / (1 - rho_min).
+
+        Raises:
+            ValueError: A prompt occurs twice or does not exist, `squares` is missing, or with kind "beta" the mean of some
+                rewards is outside [0, 1].
         """
         rows, sums, numbers = np.asarray(rows, np.int64), np.asarray(sums, np.float64), np.asarray(numbers, np.float64)
+        if self.kind == "average" and squares is None:
+            raise ValueError("kind 'average' starts from squares as well: give the sums of squared rewards")
         some = numbers > 0
         rows, sums, numbers = rows[some], sums[some], numbers[some]
+        if not rows.size:
+            return
+        if len(np.unique(rows)) != len(rows) or rows.min() < 0 or rows.max() >= len(self):
+            raise ValueError(f"rows must be different and in [0, {len(self)}), got {rows.min()} to {rows.max()}")
+        means = sums / numbers
+        check_rewards(means, self.kind)
         if self.kind == "beta":
-            self.values[rows] = (sums + 0.5) / (numbers + 1)
+            values = np.clip((sums + 0.5) / (numbers + 1), 0.0, 1.0)
+            variances = values * (1 - values)
         else:
-            self.values[rows] = sums / numbers
-            squared = sums**2 / numbers if squares is None else np.asarray(squares, np.float64)[some]
-            self.squares[rows] = weight * np.clip(squared / numbers - self.values[rows] ** 2, 0, None)
-        self.weights[rows] = weight
+            values, variances = means, np.clip(np.asarray(squares, np.float64)[some] / numbers - means**2, 0.0, None)
+            mean = float(sums.sum() / numbers.sum())
+            square = float((numbers * (variances + (means - mean) ** 2)).sum())
+            self._join(int(numbers.sum()), mean, square, (float(means.min()), float(means.max())))
+        self.values[rows], self.squares[rows], self.weights[rows] = values, weight * variances, weight
         self.last_drift[rows] = self.drift
 
     def adopt(self, other: ValueTracker, rows: Any, other_rows: Any) -> None:
-        """Take values, weights and squares of another tracker; visits and rounds start anew.
+        """Take values, weights, squares and the statistics of all rewards of another tracker; visits and rounds start anew.
+
+        Args:
+            other: Of the same kind.
+            rows: Of this tracker, int [U] or a slice.
+            other_rows: Of the other one, as many.
 
         Raises:
             ValueError: The other tracker is of another kind.
@@ -322,6 +361,8 @@ class ValueTracker:
             )
         for name in ("values", "weights", "squares"):
             getattr(self, name)[rows] = getattr(other, name)[other_rows]
+        self.last_drift[rows] = np.where(np.isnan(other.last_drift[other_rows]), np.nan, self.drift)
+        self._join(other.reward_count, other.reward_mean, other.reward_square, other.reward_range)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as arrays and plain values."""
@@ -362,13 +403,13 @@ def check_rewards(rewards: np.ndarray, kind: Kind) -> None:
     """Refuse rewards that a tracker of this kind cannot learn from; NaN is "no reward" and passes.
 
     Raises:
-        ValueError: A reward is infinite, or outside [0, 1] with kind "beta".
+        ValueError: A reward is infinite, or with kind "beta" outside [0, 1] by more than float32 rounds.
     """
     known = rewards[~np.isnan(rewards)]
     if np.isinf(known).any():
         raise ValueError(f"rewards must be finite, got {known[np.isinf(known)][0]}")
-    if kind == "beta" and known.size and not (known.min() >= 0 and known.max() <= 1):
+    if kind == "beta" and known.size and not (known.min() >= -ROUNDING and known.max() <= 1 + ROUNDING):
         raise ValueError(
-            f"rewards must be in [0, 1] for Beta values, got {known.min():g} to {known.max():g}: scale them "
+            f"rewards must be in [0, 1] for Beta values, got {known.min():.7g} to {known.max():.7g}: scale them "
             "(reward_weights), or set value_model='average', which takes any reward"
         )

@@ -69,7 +69,7 @@ def read_tracker(path: str | Path) -> tuple[ValueTracker, dict[str, Any]]:
         state = {**arrays, **json.loads(header["tracker"])}
         state["keys"] = None if keys is None else json.loads(keys.tobytes())
         return ValueTracker.from_state_dict(state), json.loads(header["metadata"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a tracker, or was cut off: {error}") from error
 
 
@@ -152,7 +152,7 @@ def _read_dataset(table_file: Path, rest_file: Path) -> tuple[ValueTracker, dict
         state = {**rest["tracker"], **{name: table[name].to_numpy() for name in ROW_ARRAYS}}
         state["keys"] = table["id"].to_pylist() if rest["has_ids"] else None
         return ValueTracker.from_state_dict(state), rest["metadata"]
-    except (ArrowException, KeyError, ValueError) as error:
+    except (ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{table_file.parent.parent} is not the data set of a tracker: {error}") from error
 
 
@@ -182,12 +182,20 @@ def push_tracker(
         metadata: As in `write_tracker`.
 
     Returns:
-        The address of the pull request, else of the commit.
+        The address of the pull request, else of the commit: the last one if nothing has changed.
+
+    Raises:
+        ValueError: `private` is asked for and the repository is public.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    if private and not api.dataset_info(repo_id).private:
+        raise ValueError(
+            f"{repo_id} exists and is public, and you asked for private: change it in its settings, or give another "
+            "name; nothing was pushed"
+        )
     if revision is not None and not create_pr:
         api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
     with TemporaryDirectory() as scratch:

@@ -38,7 +38,7 @@ from mmbert_hf.trainers.spo.metrics import round_metrics
 from mmbert_hf.trainers.spo.prompts import DatasetPrompts, open_prompts
 from mmbert_hf.trainers.spo.rewards import checked, combine
 from mmbert_hf.trainers.spo.sampling import draw_prompts
-from mmbert_hf.trainers.spo.tracker import ValueTracker
+from mmbert_hf.trainers.spo.tracker import ValueTracker, check_rewards
 from mmbert_hf.trainers.spo.tracker_files import TRACKER_FILE, load_tracker, push_tracker, read_tracker, write_tracker
 from torch.utils.data import Sampler
 from trl import GRPOTrainer
@@ -103,11 +103,16 @@ class SPOTrainer(GRPOTrainer):
             args = SPOConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SPO")
         elif not isinstance(args, SPOConfig):
             raise TypeError(f"args must be an SPOConfig, got {type(args).__name__}; it takes the same arguments")
-        _check_reference_model(model, args)
+        _check_reference_model(model, args, kwargs.get("peft_config"))
         with_environments = kwargs.get("environment_factory") is not None
         self.prompts = open_prompts(
             train_dataset, args.prompt_id_column, args.sampling, needs_prompt=not with_environments
         )
+        if args.initial_values in ("offline", "warmup") and not isinstance(self.prompts, DatasetPrompts):
+            raise ValueError(
+                f"initial_values={args.initial_values!r} visits every prompt, and those of a stream or of an environment "
+                "are not known before training: use 'prior', or the values of another run"
+            )
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self.reward_funcs = [
             checked(function, name) for function, name in zip(self.reward_funcs, self.reward_func_names, strict=True)
@@ -117,12 +122,13 @@ class SPOTrainer(GRPOTrainer):
         if self._trajectories is not None and self._is_vlm:
             raise ValueError("divergence='trajectory' keeps text alone: for models that see use 'drift' or 'constant'")
         self._probe: Probe | None = None
-        self._rewards: torch.Tensor | None = None
+        self._rewards = torch.empty(0)  # [B, F] of the last generation
         self._is_estimated = args.initial_values != "offline"
+        self._uncharged_tokens = 0  # of estimate_values; Trainer sets its own count back when training starts
 
     def _new_tracker(self) -> ValueTracker:
         args: SPOConfig = self.args
-        kind = args.value_model
+        kind: Any = args.value_model
         if kind == "auto":
             model_or_several = len(self.reward_funcs) > 1 or isinstance(self.reward_funcs[0], torch.nn.Module)
             kind = "average" if model_or_several else "beta"
@@ -137,6 +143,8 @@ class SPOTrainer(GRPOTrainer):
     def _adopt(self, tracker: ValueTracker, source: str) -> None:
         """Values of another run, by id, or by row if it had the same prompts."""
         other, metadata = load_tracker(source)
+        if not isinstance(self.prompts, DatasetPrompts) and other.keys is not None:
+            tracker.rows_of(other.keys)  # a stream has no rows before its prompts come
         if tracker.keys is not None and other.keys is not None:
             row_of = {key: row for row, key in enumerate(other.keys)}
             rows = [row for row, key in enumerate(tracker.keys) if key in row_of]
@@ -164,7 +172,7 @@ class SPOTrainer(GRPOTrainer):
         rows, from_floor = draw_prompts(
             self.tracker,
             number,
-            sampling="uniform" if is_warmup else args.sampling,
+            sampling="uniform" if is_warmup else args.sampling,  # type: ignore[arg-type] - checked by SPOConfig
             exploration_floor=args.exploration_floor,
             weight_offset=args.weight_offset,
             n_eff_power=args.n_eff_power,
@@ -174,6 +182,7 @@ class SPOTrainer(GRPOTrainer):
         return rows, self._take(own), from_floor
 
     def _take(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        assert isinstance(self.prompts, DatasetPrompts)
         if self.args.remove_unused_columns:
             self.prompts.dataset = self._remove_unused_columns(self.prompts.dataset, description="training")
         return self.prompts.take(rows)
@@ -185,6 +194,8 @@ class SPOTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         if not self._is_estimated:
             self.estimate_values(self.args.num_initial_samples)
+        self.state.num_input_tokens_seen += self._uncharged_tokens
+        self._uncharged_tokens = 0
         rows, examples, from_floor = self._choose(inputs)
         divergence = self._measure_divergence(rows)
         output = super()._generate_and_score_completions(examples)
@@ -213,7 +224,7 @@ class SPOTrainer(GRPOTrainer):
         """Advantages of the whole generation, float64 [B]; the tracker learns its rewards."""
         args: SPOConfig = self.args
         values = self.tracker.values_at(rows, rewards)
-        scale = {}
+        scale: dict[str, Any] = {}
         if args.advantage_scale == "prompt":
             scale = {"deviations": self.tracker.deviations_at(rows), "variance_floor": self.tracker.variance_floor}
         raw = raw_advantages(rewards, values, **scale)
@@ -229,13 +240,13 @@ class SPOTrainer(GRPOTrainer):
 
     def _report(self, metrics: dict[str, float], advantages: np.ndarray) -> None:
         """Add our figures to those of GRPOTrainer, and take back what it says of groups of one."""
-        own = self._metrics["train"]
+        own: Any = self._metrics["train"]
         own["frac_reward_zero_std"].pop()
         if not own["frac_reward_zero_std"]:
             del own["frac_reward_zero_std"]
         for name, value in metrics.items():
             own[f"spo/{name}"].append(value)
-        logged = self._logs["advantages"]
+        logged: Any = self._logs["advantages"]
         for _ in range(min(len(logged), len(advantages))):
             logged.pop()
         logged.extend(advantages.tolist())
@@ -266,6 +277,7 @@ class SPOTrainer(GRPOTrainer):
         return self.tracker.drift_since_visit(rows)
 
     def _measure_trajectories(self, rows: np.ndarray) -> np.ndarray:
+        assert self._trajectories is not None
         own = np.array_split(rows, self.accelerator.num_processes)[self.accelerator.process_index]
         inputs, then, mask = self._trajectories.batch(own, self._tokenizer.pad_token_id, self.accelerator.device)
         total, number = token_divergence(then, self._log_probs(**inputs), mask)
@@ -282,7 +294,7 @@ class SPOTrainer(GRPOTrainer):
             for part in ("ids", "mask")
         )
         inputs = {"input_ids": ids, "attention_mask": attention, "logits_to_keep": written.size(1), **images}
-        logps = output["old_per_token_logps"][:size] if "old_per_token_logps" in output else self._log_probs(**inputs)
+        logps = self._log_probs(**inputs)  # not old_per_token_logps, which has the dropout of training in it
         if self._trajectories is None:
             self._probe = Probe(inputs, written[:size], logps)
             return
@@ -300,8 +312,8 @@ class SPOTrainer(GRPOTrainer):
     def estimate_values(self, num_samples: int) -> ValueTracker:
         """Set the value of every prompt from responses of the present policy, as the paper does before training.
 
-        The responses are generated, and rewarded, as in training. Their tokens are added to those that the run has seen,
-        so that a comparison by tokens charges them.
+        The responses are generated, and rewarded, as in training. When training starts, their tokens are added to those
+        that the run has seen, so that a comparison by tokens charges them.
 
         Args:
             num_samples: Responses to each prompt; the paper has 8.
@@ -320,15 +332,16 @@ class SPOTrainer(GRPOTrainer):
         sums, squares, numbers = (np.zeros(len(self.tracker)) for _ in range(3))
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
         was_training, generations, self.num_generations_eval = self.model.training, self.num_generations_eval, 1
-        self.model.eval()
         try:
             for rows, fresh in _portions(len(self.tracker), num_samples, size * self.accelerator.num_processes):
+                self.model.eval()  # every time: continuous batching leaves it in training mode
                 own = rows[self.accelerator.process_index * size :][:size]
                 output = super()._generate_and_score_completions(self._take(own))
-                tokens += int(
-                    self.accelerator.gather(output["completion_mask"].sum() + output["prompt_mask"].sum()).sum()
-                )
+                tokens += int(self.accelerator.gather(output["prompt_mask"].sum()).sum())
+                # not from completion_mask, in which mask_truncated_completions leaves out what was paid for
+                tokens += round(self._metrics["eval"]["completions/mean_length"][-1] * len(rows))
                 rewards = combine(self._rewards.cpu().numpy(), self.reward_weights.cpu().numpy())
+                check_rewards(rewards, self.tracker.kind)
                 known = fresh & ~np.isnan(rewards)
                 for array, added in ((sums, rewards), (squares, rewards**2), (numbers, np.ones(len(rewards)))):
                     np.add.at(array, rows[known], added[known])
@@ -339,7 +352,7 @@ class SPOTrainer(GRPOTrainer):
         self.tracker.start_from(
             np.arange(len(self.tracker)), sums, numbers, squares, weight=1 / max(1 - self.args.rho_min, 1e-6)
         )
-        self.state.num_input_tokens_seen += tokens
+        self._uncharged_tokens += tokens
         self._is_estimated = True
         seconds = time.perf_counter() - began
         logger.info("%d responses to estimate values: %d tokens, %.0f s", int(numbers.sum()), tokens, seconds)
@@ -366,6 +379,7 @@ class SPOTrainer(GRPOTrainer):
             fingerprint=self.prompts.fingerprint,
             processes=self.accelerator.num_processes,
             is_estimated=self._is_estimated,
+            divergence=self.args.divergence,
         )
 
     def _save_run(self, folder: Path) -> None:
@@ -377,9 +391,10 @@ class SPOTrainer(GRPOTrainer):
 
                 save_file(self._trajectories.state_dict(), folder / "spo_trajectories.safetensors")
         probe = None if self._probe is None else vars(self._probe)
+        is_inside = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
         state = {
             "step": self._step,
-            "window": self._buffered_inputs,
+            "window": self._buffered_inputs if is_inside else None,
             "probe": probe,
             "metrics": dict(self._metrics["train"]),
         }
@@ -400,14 +415,31 @@ class SPOTrainer(GRPOTrainer):
             )
         if tracker.kind != self.tracker.kind:
             raise ValueError(f"{folder} has values of kind {tracker.kind!r}, this run {self.tracker.kind!r}")
+        if metadata["divergence"] != self.args.divergence:
+            raise ValueError(
+                f"{folder} was saved with divergence={metadata['divergence']!r} and this run has "
+                f"{self.args.divergence!r}: continue with the same, or start anew with initial_values set to the checkpoint"
+            )
+        path = folder / PROCESS_FILE.format(rank=self.accelerator.process_index)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is not there, so this run cannot go on where it stopped (save_only_model leaves it out): start "
+                "anew with initial_values set to the checkpoint"
+            )
         self.tracker, self._is_estimated = tracker, metadata["is_estimated"]
         if self._trajectories is not None:
             from safetensors.numpy import load_file
 
             self._trajectories.load_state_dict(load_file(folder / "spo_trajectories.safetensors"))
         device = self.accelerator.device
-        path = folder / PROCESS_FILE.format(rank=self.accelerator.process_index)
-        state = torch.load(path, map_location=device, weights_only=True)
+        # Of several processes each has a cpu of its own number, which torch.load does not know.
+        where = "cpu" if device.type == "cpu" else device
+        state = torch.load(path, map_location=where, weights_only=True)
+        if state["window"] is not None and len(state["window"]) != self.args.steps_per_generation:
+            raise ValueError(
+                f"{folder} was saved inside a generation that serves {len(state['window'])} steps, and this run has "
+                f"steps_per_generation={self.args.steps_per_generation}: continue with the same"
+            )
         self._step, self._buffered_inputs = state["step"], state["window"]
         self._probe = None if state["probe"] is None else Probe(**state["probe"])
         for name, values in state["metrics"].items():
@@ -444,7 +476,7 @@ class _Placeholders(Sampler):
 
 def _portions(num_prompts: int, num_samples: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows int64 [size], each `num_samples` times in all, and which are to be counted: the last portion is filled up."""
-    rows = np.repeat(np.arange(num_prompts), num_samples)
+    rows: np.ndarray = np.repeat(np.arange(num_prompts), num_samples)
     for start in range(0, len(rows), size):
         portion = rows[start : start + size]
         fresh = np.arange(size) < len(portion)
@@ -459,9 +491,9 @@ def _check_fingerprint(found: Any, expected: str, source: Any) -> None:
         )
 
 
-def _check_reference_model(model: Any, args: SPOConfig) -> None:
+def _check_reference_model(model: Any, args: SPOConfig, peft_config: Any) -> None:
     """GRPOTrainer loads the reference of a KL penalty from where the model came from, which must be somewhere."""
-    if args.beta == 0 or isinstance(model, str) or is_peft_model(model):
+    if args.beta == 0 or isinstance(model, str) or is_peft_model(model) or peft_config is not None:
         return
     if not getattr(model.config, "_name_or_path", ""):
         raise ValueError(
