@@ -163,6 +163,13 @@ def test_state_round_trip(lengths):
         assert array.dtype == loaded.state_dict()[name].dtype
 
 
+def test_an_empty_state_has_the_types_of_a_full_one():
+    kept = Trajectories(4)
+    empty = {name: array.dtype for name, array in kept.state_dict().items()}
+    kept.keep(np.array([0]), [a_response(1, 2)])
+    assert empty == {name: array.dtype for name, array in kept.state_dict().items()}
+
+
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_state_in_a_file(tmp_path, number):
     """What a checkpoint does; the tensors made of it must not be views of memory that cannot be written."""
