@@ -34,7 +34,7 @@ wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf build dist demo .venv .venv-lowest *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist demo .venv .venv-lowest *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 
 $(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -106,7 +106,7 @@ class Curve(TrainerCallback):
 def counting(trainer_class: type) -> type:
     """The trainer, with the number of tokens that it has generated, in training and before."""
 
-    class Counting(trainer_class):  # type: ignore[misc]
+    class Counting(trainer_class):
         generated_tokens = 0
 
         def _generate(self, prompts: list) -> Any:
@@ -131,8 +131,8 @@ def weighted_grpo() -> type:
         def _generate_and_score_completions(self, inputs: list) -> Any:
             if self.tracker is None:
                 self.tracker = ValueTracker(len(self.train_dataset))
-            rows, _ = draw_prompts(self.tracker, len(inputs) // self.num_generations, seed=self.args.seed)
-            rows = np.repeat(rows, self.num_generations)
+            rows, _ = draw_prompts(self.tracker, len(inputs) // GROUP, seed=self.args.seed)
+            rows = np.repeat(rows, GROUP)
             output = super()._generate_and_score_completions([self.train_dataset[int(row)] for row in rows])
             self.tracker.update(rows, self._rewards[:, 0].numpy(), 0.9)
             self.tracker.round += 1
@@ -150,7 +150,7 @@ def make_trainer(cell: Cell, task: spo_tasks.Task, folder: str) -> Any:
     from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
     from trl import GRPOConfig, GRPOTrainer
 
-    common = {
+    common: dict[str, Any] = {
         "per_device_train_batch_size": BATCH,
         "max_steps": STEPS,
         "max_completion_length": task.answer_tokens,

@@ -1,4 +1,4 @@
-"""``mmbert demo``: both halves of the package on embedded data, offline, in minutes."""
+"""``mmbert demo``: all parts of the package on embedded data, offline, in minutes."""
 
 import argparse
 import logging
@@ -10,18 +10,20 @@ def add_parser(verbs: Any) -> None:
     """Add the verb to ``mmbert``."""
     parser = verbs.add_parser(
         "demo",
-        help="train a small multilingual encoder, prune an embedder, publish and reload both, offline",
+        help="train a small multilingual encoder, prune an embedder, improve a policy, publish and reload all, offline",
         description=(
             "encoder: train a small MMBERT on the Universal Declaration of Human Rights in 430 languages through the "
             "three phases of the paper, measure it on held-out articles, publish it to a Hub on this machine, and load "
             "it back with and without this package. prune: make all-MiniLM-L6-v2 smaller for the animals and plants of "
             "WordNet, retrain it, measure size, latency and retrieval before and after, publish it, and load it back "
-            "without this package. Both go into report.html. Needs no network and no account. Stopped with Ctrl-C, the "
-            "same command continues."
+            "without this package. spo: fit a tiny causal language model to a part of modular arithmetic, improve it by "
+            "single-stream policy optimization, measure it before and after, publish it with its value tracker, and load "
+            "both back. All goes into report.html. Needs no network and no account. Stopped with Ctrl-C, the same command "
+            "continues."
         ),
     )
     parser.add_argument("--output-dir", default="demo", help="where everything is written (default: %(default)s)")
-    parser.add_argument("--only", choices=("encoder", "prune"), help="run one part alone (default: both)")
+    parser.add_argument("--only", choices=("encoder", "prune", "spo"), help="run one part alone (default: all)")
     parser.add_argument("--seed", type=int, default=None, help="of initialisation, sampling and masks (default: 1)")
     parser.add_argument(
         "--steps", type=int, default=None, help="optimizer steps of the encoder's run (default: about 4 minutes)"
@@ -41,15 +43,16 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("mmbert_hf").setLevel(logging.WARNING if args.quiet else logging.INFO)
 
     from mmbert_hf.demo.pipeline import run_demo
-    from mmbert_hf.demo.settings import DemoSettings, PruneSettings
+    from mmbert_hf.demo.settings import DemoSettings, PruneSettings, SPOSettings
 
     chosen = {name: getattr(args, name) for name in ("seed", "steps", "max_languages")}
     settings = DemoSettings(**{name: value for name, value in chosen.items() if value is not None})
-    prune_settings = PruneSettings() if args.seed is None else PruneSettings(seed=args.seed)
+    seeded = {} if args.seed is None else {"seed": args.seed}
     run_demo(
         args.output_dir,
         settings,
-        prune_settings,
+        PruneSettings(**seeded),
+        SPOSettings(**seeded),
         only=args.only,
         overwrite=args.overwrite,
         progress=not args.quiet,

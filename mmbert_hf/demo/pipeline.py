@@ -1,9 +1,9 @@
 """The demo's stages in order, each of them resumable: ``run_demo(folder)``.
 
-Two parts: an encoder is trained from scratch, and an embedder is pruned. Either can be run alone, and the other added
-later: the report is of all that the folder holds. A stage leaves its result in the folder and a record in
-``state.json``. A run that stopped, by Ctrl-C or otherwise, continues with the first stage that has no record, and inside
-the training of the encoder from its last checkpoint.
+Three parts: an encoder is trained from scratch, an embedder is pruned, and a small policy is improved by SPO. Each can be
+run alone, and the others added later: the report is of all that the folder holds. A stage leaves its result in the folder
+and a record in ``state.json``. A run that stopped, by Ctrl-C or otherwise, continues with the first stage that has no
+record, and inside the training of the encoder, or of the policy by SPO, from its last checkpoint.
 """
 
 import json
@@ -24,6 +24,7 @@ from mmbert_hf.demo.settings import (
     ADDED_LANGUAGES,
     DemoSettings,
     PruneSettings,
+    SPOSettings,
     declared_counts,
     demo_recipe,
     order_languages,
@@ -42,18 +43,20 @@ def run_demo(
     output_dir: str | os.PathLike[str],
     settings: DemoSettings | None = None,
     prune_settings: PruneSettings | None = None,
+    spo_settings: SPOSettings | None = None,
     *,
     only: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train, measure, publish, reload and report, in `output_dir`: an encoder from scratch, then a pruned embedder.
+    """Train, measure, publish, reload and report, in `output_dir`: an encoder, a pruned embedder, a policy.
 
     Args:
         output_dir: Created if missing; a stopped demo in it is continued, a finished one is left as it is.
         settings: Sizes, phases and seed of the encoder.
         prune_settings: Of the pruning.
-        only: One of `PARTS`, to run this one alone. What the folder has of the other stays and is reported too.
+        spo_settings: Of the policy.
+        only: One of `PARTS`, to run this one alone. What the folder has of the others stays and is reported too.
         overwrite: Write into a folder that holds something else. Only files of a demo are ever deleted.
         progress: Show progress bars.
 
@@ -62,15 +65,19 @@ def run_demo(
 
     Raises:
         ValueError: There is no such part, or the embedder to prune is not the pinned one.
-        MissingEmbedderError: Pruning alone is asked for, and the package that carries the embedder is missing. With both
+        MissingEmbedderError: Pruning alone is asked for, and the package that carries the embedder is missing. With all
             parts, pruning is left out then.
         FileNotFoundError: The settings name a folder for the embedder, and there is none.
         FileExistsError: See `DemoState.open`.
         KeyboardInterrupt: After Ctrl-C; what was done is kept, and the message says how to continue.
     """
     if only is not None and only not in PARTS:
-        raise ValueError(f"there is no part {only!r}; choose {' or '.join(map(repr, PARTS))}, or None for both")
-    chosen: dict[str, Any] = {"encoder": settings or DemoSettings(), "prune": prune_settings or PruneSettings()}
+        raise ValueError(f"there is no part {only!r}; choose one of {', '.join(map(repr, PARTS))}, or None for all")
+    chosen: dict[str, Any] = {
+        "encoder": settings or DemoSettings(),
+        "prune": prune_settings or PruneSettings(),
+        "spo": spo_settings or SPOSettings(),
+    }
     wanted = {part: each for part, each in chosen.items() if only in (None, part)}
     source = None
     if "prune" in wanted:
@@ -80,7 +87,7 @@ def run_demo(
     if not can_plot():
         logger.warning("matplotlib is missing, so there will be no plots; to have them: pip install 'mmbert-hf[demo]'")
     folder = Path(output_dir)
-    state = DemoState.open(folder, wanted.get("encoder"), wanted.get("prune"), overwrite=overwrite)
+    state = DemoState.open(folder, *map(wanted.get, PARTS), overwrite=overwrite)
     if state.is_finished(wanted):
         logger.info("the demo in %s is finished: %s (--overwrite runs it anew)", folder, folder / "report.html")
         return json.loads((folder / "metrics.json").read_text())
@@ -117,6 +124,8 @@ def _run_parts(state: DemoState, wanted: Collection[str], source: Path | None, p
         metrics |= facts
     if "prune" in parts:
         metrics["prune"] = _run_prune(state, source, progress)
+    if "spo" in parts:
+        metrics["spo"] = _run_spo(state, progress)
     state.results.pop("report", None)
     metrics |= {"stages": state.seconds, "seconds": round(sum(state.seconds.values()), 1)}
     metrics["checks"] = [asdict(verdict) for verdict in verdicts(metrics)]
@@ -189,6 +198,25 @@ def _run_prune(state: DemoState, source: Path | None, progress: bool) -> dict[st
     return {"settings": settings.as_dict(), **done, "retraining": retraining, **measured, "hub": hub}
 
 
+def _run_spo(state: DemoState, progress: bool) -> dict[str, Any]:
+    """The third part. Returns its record in metrics.json."""
+    settings = state.settings["spo"]
+    if state.is_done("spo"):  # needs none of the libraries
+        fitted, trained, measured, hub = (state.results[name]["result"] for name in STAGES["spo"])
+    else:
+        from mmbert_hf.demo import spo, spo_publishing
+
+        job = spo.SPOJob(settings, state.folder / "spo", progress)
+        fitted = state.stage("spo_fit", lambda: spo.fit(job))
+        trained = state.stage("spo_train", lambda: spo.train(job))
+        measured = state.stage("spo_measure", lambda: spo.measure(job))
+        facts = {"settings": settings.as_dict(), **fitted, **trained, **measured}
+        hub = state.stage("spo_publish", lambda: spo_publishing.publish(job, facts))
+    values = {**trained["values"], "end": measured["end"]}
+    quality = measured["quality"]
+    return {"settings": settings.as_dict(), **fitted, **trained, "values": values, "quality": quality, "hub": hub}
+
+
 def _load_or_train_tokenizer(
     folder: Path, settings: DemoSettings, corpus: dict[str, Declaration], state: DemoState
 ) -> Any:
@@ -206,7 +234,7 @@ def _load_or_train_tokenizer(
 
 
 def _common_facts() -> dict[str, Any]:
-    packages = ("mmbert-hf", "torch", "transformers", "sentence-transformers", "huggingface-hub")
+    packages = ("mmbert-hf", "torch", "transformers", "sentence-transformers", "trl", "huggingface-hub")
     return {
         "versions": {name: version(name) for name in packages},
         "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},

@@ -12,13 +12,21 @@ Design decisions:
 import importlib.util
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.demo.figures import FIGURES, PALETTE, SMALL_FONT, PlotData
 from mmbert_hf.recipes import Recipe
+from mmbert_hf.trainers.spo.plots import PANELS, draw_panel
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Name -> panel of a run of SPO.
+SPO_FIGURES = {f"spo_{name}": name for name in PANELS}
+SPO_HEIGHT_INCHES = 3.1
 WIDTH_INCHES = 4.8
 PNG_DPI = 150
 
@@ -32,7 +40,7 @@ def draw_plots(
     folder: Path,
     metrics: Mapping[str, Any],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    recipe: Recipe,
+    recipe: Recipe | None,
 ) -> dict[str, str]:
     """Draw the figures of the report.
 
@@ -40,7 +48,7 @@ def draw_plots(
         folder: Gets one PNG per figure; created if missing.
         metrics: Settings and measurements.
         histories: Log records per training.
-        recipe: The phases of the run.
+        recipe: The phases of the encoder's run; None if there was none.
 
     Returns:
         Name of the figure (the PNG's without its ending) -> ``<svg>`` element for a page that defines `PALETTE`.
@@ -53,15 +61,37 @@ def draw_plots(
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    data = PlotData(metrics, histories, recipe)
     drawings = {}
-    for name, (draw, height) in FIGURES.items():
+    for name, draw, height in _figures(metrics, histories, recipe):
         with matplotlib.style.context(["default", _style(name)]):
             figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
-            if draw(figure.subplots(), data):
+            if draw(figure.subplots()):
                 figure.savefig(folder / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None})
                 drawings[name] = _inline_svg(figure, name)
     return drawings
+
+
+def _figures(
+    metrics: Mapping[str, Any], histories: Mapping[str, Sequence[Mapping[str, Any]]], recipe: Recipe | None
+) -> "Iterator[tuple[str, Callable[[Axes], bool], float]]":
+    """Yield name, what draws it and tells whether there was anything to draw, and height in inches."""
+    if recipe is not None:
+        data = PlotData(metrics, histories, recipe)
+        draw: Any
+        for name, (draw, height) in FIGURES.items():
+            yield name, partial(draw, data=data), height
+    spo = metrics.get("spo", {})
+    tables = {**spo.get("values", {}), "log": spo.get("training", {}).get("log", {})}
+    for name, panel in SPO_FIGURES.items():
+        yield name, partial(_draw_spo, panel=panel, tables=tables), SPO_HEIGHT_INCHES
+
+
+def _draw_spo(axis: "Axes", panel: str, tables: Mapping[str, Any]) -> bool:
+    """Draw a panel of the run of SPO, its title above the legend."""
+    if not draw_panel(axis, panel, tables):
+        return False
+    axis.set_title(PANELS[panel], pad=8 if axis.get_legend() is None else 25)
+    return True
 
 
 def _style(name: str) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbert_hf.demo.figures import PALETTE, TIERS
-from mmbert_hf.demo.plots import can_plot, draw_plots
-from mmbert_hf.demo.verdicts import NOT_MEASURED, RELOAD_THRESHOLD, loss_change, scientific, signed, summary, verdicts
+from mmbert_hf.demo.plots import SPO_FIGURES, can_plot, draw_plots
+from mmbert_hf.demo.verdicts import loss_change, summary, verdicts
+from mmbert_hf.demo.wording import NOT_MEASURED, RELOAD_THRESHOLD, scientific, signed
 from mmbert_hf.recipes import Recipe
 
 METRICS_FILE = "metrics.json"
@@ -38,10 +39,17 @@ MODELS = {
 KEY_ORDER = (
     "checks",
     *("seed", "seconds", "stages", "settings", "versions", "machine", "corpus", "parameters", "added_languages"),
-    *("prune", "phases", "control_phases", "hub", "bitext", "heldout_mean", "heldout", "names"),
+    *("prune", "spo", "phases", "control_phases", "hub", "bitext", "heldout_mean", "heldout", "names"),
 )
-# What the plots read from a log record.
 NOT_DRAWN = "not drawn: matplotlib is missing (pip install 'mmbert-hf[demo]')"
+# Group of prompts -> what the table calls it.
+GROUPS = {
+    "all": "all",
+    "fitted": "fitted: the answers were shown",
+    "rewarded": "rewarded: asked by SPO alone",
+    "unseen": "unseen: never asked",
+}
+# What the plots read from a log record.
 PLOTTED = ("step", "loss", "learning_rate", "mask_ratio", "language_temperature")
 
 
@@ -58,7 +66,7 @@ def write_report(
         metrics: What `mmbert_hf.demo.pipeline.run_demo` collected. Any part may be missing: its section then says "not
             measured". Losses are in nats per masked token, accuracies in [0, 1].
         histories: The trainer's log records of ``run`` and ``control``.
-        recipe: The phases of the run; None if there was none.
+        recipe: The phases of the encoder's run; None if there was none.
 
     Returns:
         ``report`` (file name) and ``plots`` (paths of the PNG files), relative to `folder`, as JSON types.
@@ -74,10 +82,11 @@ def write_report(
     (folder / METRICS_FILE).write_text(f"{text}\n", encoding="utf-8")
     # In the settings None is a choice ("all languages"), elsewhere it is a gap.
     known = {**without_nulls(metrics), "settings": metrics.get("settings") or {}}
-    if known.get("prune"):
-        known["prune"] = {**known["prune"], "settings": (metrics.get("prune") or {}).get("settings") or {}}
+    for part in ("prune", "spo"):
+        if known.get(part):
+            known[part] = {**known[part], "settings": (metrics.get(part) or {}).get("settings") or {}}
     drawings = {}
-    if recipe is not None and can_plot():
+    if can_plot():
         drawings = draw_plots(folder / PLOTS_FOLDER, known, histories, recipe)
     page = render_page(known, drawings, folder.resolve().name)
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
@@ -153,6 +162,8 @@ def render_page(metrics: Mapping[str, Any], drawings: Mapping[str, str], folder_
         fallen=_count_fallen(metrics),
         command=repeat_command(metrics, folder_name),
         prune_rows=prune_rows(metrics.get("prune", {})),
+        spo_rows=spo_rows(metrics.get("spo", {})),
+        spo_figures=SPO_FIGURES,
         checkpoints=CHECKPOINTS,
         palette=PALETTE,
         tiers=TIERS,
@@ -196,21 +207,39 @@ def prune_rows(prune: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def spo_rows(spo: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the table of the policy: a group of prompts each, with its accuracy before and after.
+
+    Args:
+        spo: The ``spo`` record of the metrics.
+
+    Returns:
+        ``name``, and what was measured of the group; empty where nothing was measured.
+    """
+    quality = spo.get("quality", {})
+    return [{**quality[group], "name": name} for group, name in GROUPS.items() if group in quality]
+
+
 def repeat_command(metrics: Mapping[str, Any], folder_name: str) -> str | None:
-    """Return the command that repeats the run, or None if its settings are not known."""
-    settings, prune = metrics.get("settings", {}), metrics.get("prune", {}).get("settings", {})
-    if not settings and not metrics.get("phases") and prune.get("seed") is not None:
-        return f"mmbert demo --output-dir {shlex.quote(folder_name)} --only prune --seed {prune['seed']}"
+    """Return the command that repeats the run, a line for each part unless one does all; None if settings are missing."""
+    command = f"mmbert demo --output-dir {shlex.quote(folder_name)}"
+    settings = {part: metrics.get(part, {}).get("settings", {}) for part in ("prune", "spo")}
+    encoder = metrics.get("settings", {})
+    parts = [part for part in settings if settings[part].get("seed") is not None]
+    lines = [f"{command} --only {part} --seed {settings[part]['seed']}" for part in parts]
+    if not encoder and not metrics.get("phases"):
+        return "\n".join(lines) or None
     options = {
-        "seed": settings.get("seed"),
-        "steps": settings.get("steps"),
-        "max-languages": settings.get("max_languages"),
+        "seed": encoder.get("seed"),
+        "steps": encoder.get("steps"),
+        "max-languages": encoder.get("max_languages"),
     }
     if options["seed"] is None or options["steps"] is None:
         return None
     given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
-    only = "" if prune else "--only encoder "
-    return f"mmbert demo --output-dir {shlex.quote(folder_name)} {only}{given}"
+    if len(parts) == len(settings) and all(each["seed"] == options["seed"] for each in settings.values()):
+        return f"{command} {given}"
+    return "\n".join([f"{command} --only encoder {given}", *lines])
 
 
 def format_number(value: Any, digits: int | None = None) -> str:

@@ -9,18 +9,25 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmbert_hf.demo.settings import DemoSettings, PruneSettings
+from mmbert_hf.demo.settings import DemoSettings, PruneSettings, SPOSettings
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
 FORMAT = "mmbert-demo-1"
-# Part -> its stages and its folders. The folders of `SHARED` are written by both.
+# Part -> its stages and its folders. The folders of `SHARED` are written by several.
 STAGES = {
     "encoder": ("tokenizer", "run", "control", "measure", "publish"),
     "prune": ("prune", "prune_retrain", "prune_measure", "prune_publish"),
+    "spo": ("spo_fit", "spo_train", "spo_measure", "spo_publish"),
 }
-FOLDERS = {"encoder": ("tokenizer", "run", "control", "export"), "prune": ("prune",)}
+FOLDERS = {"encoder": ("tokenizer", "run", "control", "export"), "prune": ("prune",), "spo": ("spo",)}
+# Part -> under which name state.json has its settings, and their class.
+SETTINGS: dict[str, tuple[str, Any]] = {
+    "encoder": ("settings", DemoSettings),
+    "prune": ("prune_settings", PruneSettings),
+    "spo": ("spo_settings", SPOSettings),
+}
 SHARED = ("hub", "plots")
 PARTS = tuple(STAGES)
 
@@ -37,6 +44,7 @@ class DemoState:
         folder: Path,
         settings: DemoSettings | None = None,
         prune_settings: PruneSettings | None = None,
+        spo_settings: SPOSettings | None = None,
         *,
         overwrite: bool = False,
     ) -> "DemoState":
@@ -46,6 +54,7 @@ class DemoState:
             folder: Of the demo.
             settings: Of the encoder, if this part is to be run.
             prune_settings: Of the pruning, if this part is to be run.
+            spo_settings: Of the policy, if this part is to be run.
             overwrite: See below.
 
         Raises:
@@ -55,7 +64,7 @@ class DemoState:
         """
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"{folder} is a file; give another --output-dir")
-        given = {"encoder": settings, "prune": prune_settings}
+        given: dict[str, Any] = {"encoder": settings, "prune": prune_settings, "spo": spo_settings}
         wanted = {part: each for part, each in given.items() if each is not None}
         previous = cls._read(folder)
         if previous is None and folder.exists() and any(folder.iterdir()) and not overwrite:
@@ -87,23 +96,14 @@ class DemoState:
         record = json.loads(path.read_text())
         if record.get("format") != FORMAT:
             return None
-        settings: dict[str, Any] = {}
-        if record.get("settings"):
-            settings["encoder"] = DemoSettings.from_dict(record["settings"])
-        if record.get("prune_settings"):
-            settings["prune"] = PruneSettings.from_dict(record["prune_settings"])
+        settings = {part: kind.from_dict(record[name]) for part, (name, kind) in SETTINGS.items() if record.get(name)}
         return DemoState(folder, settings, record["results"])
 
     def save(self) -> None:
         """Write the record, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = {part: settings.as_dict() for part, settings in self.settings.items()}
-        record = {
-            "format": FORMAT,
-            "settings": known.get("encoder"),
-            "prune_settings": known.get("prune"),
-            "results": self.results,
-        }
+        known = {name: self.settings[part].as_dict() for part, (name, _) in SETTINGS.items() if part in self.settings}
+        record = {"format": FORMAT, **known, "results": self.results}
         temporary = self.folder / f"{STATE_FILE}.partial"
         temporary.write_text(json.dumps(record))
         os.replace(temporary, self.folder / STATE_FILE)

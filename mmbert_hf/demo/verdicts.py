@@ -8,33 +8,26 @@ Design decisions:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from mmbert_hf.demo.spo_verdicts import spo_summary, spo_verdicts
+from mmbert_hf.demo.wording import (
+    NOT_MEASURED,
+    RELOAD_THRESHOLD,
+    Verdict,
+    duration,
+    percent,
+    scientific,
+    share,
+    signed,
+)
 
 # Retrieval beats chance "by a wide margin" at this multiple of it or above.
 WIDE_MARGIN = 2.0
-# The logits of a reloaded model may differ from those of the trained one by less than this.
-RELOAD_THRESHOLD = 1e-5
 # A pruned embedder is small and fast at this share of the dense one's bytes and seconds or below, and good at this share
 # of the nDCG@10 of the dense one as it came, and of the dense one after the same training, or above.
 PRUNED_BYTES, PRUNED_SECONDS = 0.55, 0.70
 PRUNED_QUALITY, PRUNED_QUALITY_TRAINED = 0.975, 0.92
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One result line.
-
-    Attributes:
-        title: What was asked, in a few words.
-        holds: The answer; None where nothing was asked or nothing was measured.
-        text: The answer with its numbers, in one to three sentences.
-    """
-
-    title: str
-    holds: bool | None
-    text: str
 
 
 def loss_change(row: Mapping[str, Any]) -> float | None:
@@ -48,42 +41,11 @@ def loss_change(row: Mapping[str, Any]) -> float | None:
     return float(row["loss_after_decay"] - row["loss_before_decay"])
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """Return the number with its sign, the minus a real one.
-
-    >>> signed(-0.25, 2), signed(0.25, 2)
-    ('−0.25', '+0.25')
-    """
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
-
-
-def scientific(value: float) -> str:
-    """Return a small number as a reader would write it.
-
-    >>> scientific(2.38e-7), scientific(1e-5), scientific(0.0)
-    ('2.4e-7', '1e-5', '0')
-    """
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as a reader would say them.
-
-    >>> duration(243.4), duration(42.0)
-    ('243 seconds (4 min 3 s)', '42 seconds')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} seconds"
-    return f"{whole} seconds ({whole // 60} min {whole % 60} s)"
-
-
 def summary(metrics: Mapping[str, Any]) -> str:
     """Return what was done in a sentence or two; they claim nothing that the metrics do not hold."""
-    prune = _prune_summary(metrics.get("prune", {}))
-    if prune and not metrics.get("phases"):
-        return prune
+    others = " ".join(filter(None, (_prune_summary(metrics.get("prune", {})), spo_summary(metrics.get("spo", {})))))
+    if others and not metrics.get("phases"):
+        return others
     parameters, corpus = metrics.get("parameters"), metrics.get("corpus", {})
     size = f" of {parameters / 1e6:.1f} million parameters" if parameters else ""
     text = f" on the {corpus['name']}" if "name" in corpus else ""
@@ -92,7 +54,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     tail = ", and measured on articles that it never saw" if metrics.get("heldout") else ""
     if metrics.get("hub"):
         tail = f"{tail.replace(', and', ',')}, published to a Hub on this machine and loaded back"
-    return f"A small multilingual encoder{size} was trained from scratch{text}{count}{phases}{tail}.{f' {prune}' if prune else ''}"
+    return f"A small multilingual encoder{size} was trained from scratch{text}{count}{phases}{tail}.{f' {others}' if others else ''}"
 
 
 def _prune_summary(prune: Mapping[str, Any]) -> str:
@@ -106,7 +68,7 @@ def _prune_summary(prune: Mapping[str, Any]) -> str:
 
 
 def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
-    """Return the result lines: each added language, retrieval, reloading; the pruned embedder's; time.
+    """Return the result lines: each added language, retrieval, reloading; the pruned embedder's; the policy's; time.
 
     Args:
         metrics: See `mmbert_hf.demo.report.write_report`.
@@ -117,7 +79,7 @@ def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
     encoder = [*added, retrieval_verdict(metrics), reload_verdict(metrics)]
     prune = metrics.get("prune", {})
     pruned = [pruned_size_verdict(prune), pruned_quality_verdict(prune), pruned_reload_verdict(prune)]
-    return [*encoder, *pruned, time_verdict(metrics)]
+    return [*encoder, *pruned, *spo_verdicts(metrics.get("spo", {})), time_verdict(metrics)]
 
 
 def added_language_verdict(metrics: Mapping[str, Any], code: str) -> Verdict:
@@ -152,7 +114,7 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> Verdict:
     holds = accuracy >= WIDE_MARGIN * chance
     verb = "beats" if holds else "does not beat"
     text = (
-        f"It {verb} chance by a wide margin: accuracy {_percent(accuracy)} against {_percent(chance)}, "
+        f"It {verb} chance by a wide margin: accuracy {percent(accuracy)} against {percent(chance)}, "
         f"{accuracy / chance:.2f} times as much (criterion: at least {WIDE_MARGIN:g} times)."
     )
     return Verdict(title, holds, f"{text} {_against_untrained(accuracy, bitext.get('accuracy_untrained'))}")
@@ -162,8 +124,8 @@ def _against_untrained(accuracy: float, untrained: float | None) -> str:
     if untrained is None:
         return f"The untrained model was {NOT_MEASURED}."
     if untrained < accuracy:
-        return f"The same model untrained reaches {_percent(untrained)}."
-    return f"The same model untrained reaches {_percent(untrained)}, no less: training did not help."
+        return f"The same model untrained reaches {percent(untrained)}."
+    return f"The same model untrained reaches {percent(untrained)}, no less: training did not help."
 
 
 def reload_verdict(metrics: Mapping[str, Any]) -> Verdict:
@@ -197,9 +159,9 @@ def pruned_size_verdict(prune: Mapping[str, Any]) -> Verdict:
     return Verdict(
         title,
         pruned <= PRUNED_BYTES * dense and ratio <= PRUNED_SECONDS,
-        f"It takes {pruned / 1e6:.1f} MB on disk against {dense / 1e6:.1f} ({_percent(pruned / dense)}; criterion: at most "
-        f"{_percent(PRUNED_BYTES)}), and {_percent(ratio)} of the time for the same texts ({spread} s against {spread_dense} s; "
-        f"criterion: at most {_percent(PRUNED_SECONDS)}).",
+        f"It takes {pruned / 1e6:.1f} MB on disk against {dense / 1e6:.1f} ({percent(pruned / dense)}; criterion: at most "
+        f"{percent(PRUNED_BYTES)}), and {percent(ratio)} of the time for the same texts ({spread} s against {spread_dense} s; "
+        f"criterion: at most {percent(PRUNED_SECONDS)}).",
     )
 
 
@@ -212,9 +174,9 @@ def pruned_quality_verdict(prune: Mapping[str, Any]) -> Verdict:
         return Verdict(title, None, f"It was {NOT_MEASURED}.")
     dense, control, pruned = (domain[name] for name in ("dense", "control", "pruned"))
     text = (
-        f"nDCG@10 on living things is {pruned:.3f}: {_share(pruned, dense)} of the dense model's {dense:.3f} (criterion: at "
-        f"least {_percent(PRUNED_QUALITY)}), and {_share(pruned, control)} of the {control:.3f} that the dense model reaches "
-        f"after the same training (criterion: at least {_percent(PRUNED_QUALITY_TRAINED)})."
+        f"nDCG@10 on living things is {pruned:.3f}: {share(pruned, dense)} of the dense model's {dense:.3f} (criterion: at "
+        f"least {percent(PRUNED_QUALITY)}), and {share(pruned, control)} of the {control:.3f} that the dense model reaches "
+        f"after the same training (criterion: at least {percent(PRUNED_QUALITY_TRAINED)})."
     )
     holds = pruned >= PRUNED_QUALITY * dense and pruned >= PRUNED_QUALITY_TRAINED * control
     return Verdict(title, holds, f"{text} {_on_other_nouns(quality.get('general', {}))}")
@@ -253,11 +215,3 @@ def time_verdict(metrics: Mapping[str, Any]) -> Verdict:
         return Verdict("Time", None, f"{NOT_MEASURED}.".capitalize())
     cores = metrics.get("machine", {}).get("cpu_count")
     return Verdict("Time", None, f"{duration(metrics['seconds'])} in all{f', on {cores} CPU cores' if cores else ''}.")
-
-
-def _share(part: float, whole: float) -> str:
-    return _percent(part / whole) if whole else "–"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}\u00a0%"  # no line break before the sign

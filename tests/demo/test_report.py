@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mmbert_hf.demo.figures import FIGURES, PALETTE, PlotData, smooth
+from mmbert_hf.demo.plots import SPO_FIGURES
 from mmbert_hf.demo.report import (
     format_number,
     format_percent,
@@ -142,6 +143,70 @@ def make_prune() -> dict:
     }
 
 
+def make_spo() -> dict:
+    """Figures of a policy; every number of the table is another one."""
+    groups = {"all": 529, "fitted": 159, "rewarded": 317, "unseen": 53}
+    return {
+        "settings": {"seed": 1, "modulus": 23, "steps": 300, "batch_size": 128, "num_samples": 16},
+        "task": {"modulus": 23, "operations": "+", "prompts": groups},
+        "policy": {"class": "LlamaForCausalLM", "parameters": 335_744},
+        "fitting": {"steps": 60, "accuracy": 0.335, "is_reached": True},
+        "training": {
+            "steps": 300,
+            "batch_size": 128,
+            "samples": 38_400,
+            "reward": {"first": 0.28, "last": 0.41},
+            "grpo_wasted": 0.47,
+            "log": {
+                "step": [5, 10, 15],
+                "reward": [0.28, 0.3, 0.41],
+                "spo/value_p10": [0.1, 0.15, 0.2],
+                "spo/value_mean": [0.4, 0.5, 0.6],
+                "spo/value_p90": [0.8, 0.85, 0.9],
+                "spo/rho": [0.9, 0.85, 0.88],
+                "spo/divergence": [0.0, 0.02, 0.01],
+            },
+        },
+        "values": {
+            "kind": "beta",
+            "calibration_error": 0.034,
+            "calibration": {"value": [0.05, 0.5], "reward": [0.06, 0.6], "count": [900.0, 100.0]},
+            "visits": {
+                "low": [0.0, 0.9],
+                "high": [0.1, 1.0],
+                "prompts": [400, 76],
+                "mean": [90.0, 20.0],
+                "least": [50, 10],
+                "most": [120, 30],
+                "floor": 3.6,
+            },
+            "end": {"value": 0.71, "accuracy": 0.73, "mean_abs_difference": 0.1},
+        },
+        "quality": {
+            name: {
+                "num_prompts": size,
+                "sampled": {"before": 0.25 + number / 100, "after": 0.7 + number / 100},
+                "greedy": {"before": 0.3 + number / 100, "after": 0.8 + number / 100},
+                "solved": {"before": 0.5 + number / 100, "after": 0.9 + number / 100},
+                "difference": {"mean": 0.45, "low": 0.4, "high": 0.5},
+            }
+            for number, (name, size) in enumerate(groups.items())
+        },
+        "hub": {
+            "repo_id": "loopback/policy",
+            "tracker_repo_id": "loopback/tracker",
+            "endpoint": "http://127.0.0.1:1234",
+            "commit": "fed321",
+            "tracker_commit": "cba987",
+            "reload_class": "LlamaForCausalLM of transformers",
+            "reload_max_abs_diff": 1.5e-7,
+            "tracker_is_equal": True,
+            "table_is_equal": True,
+            "probes": 529,
+        },
+    }
+
+
 def make_metrics(tiers: dict[str, str], recipe: Recipe) -> dict:
     keys = ("temperature", "mask_ratio", "max_length", "rope_theta", "steps", "tokens", "loss_start", "loss_end")
     phases = [
@@ -190,6 +255,7 @@ def make_metrics(tiers: dict[str, str], recipe: Recipe) -> dict:
             "reload_without_package_class": "ModernBertForMaskedLM",
         },
         "prune": json.loads(json.dumps(make_prune())),
+        "spo": make_spo(),
         "stages": {"run": 100.5, "measure": 20.0},
         "seconds": 120.5,
     }
@@ -267,7 +333,8 @@ def section(html: str, name: str) -> str:
 
 
 def test_it_writes_metrics_plots_and_page(demo):
-    assert demo.result == {"report": "report.html", "plots": [f"plots/{name}.png" for name in FIGURES]}
+    drawn = [f"plots/{name}.png" for name in (*FIGURES, *SPO_FIGURES)]
+    assert demo.result == {"report": "report.html", "plots": drawn}
     assert json.loads(json.dumps(demo.result)) == demo.result
     for name in demo.result["plots"]:
         assert (demo.folder / name).read_bytes().startswith(b"\x89PNG")
@@ -337,7 +404,8 @@ def test_the_page_fetches_nothing(demo):
     assert not any(name.startswith("xmlns") for _, name, _ in demo.page.attributes)
     assert not any(tag in ("iframe", "object", "embed", "img") for tag, _, _ in demo.page.attributes)
     links = {value for tag, name, value in demo.page.attributes if (tag, name) == ("a", "href")}
-    assert {link for link in links if not link.startswith("#")} == {"https://arxiv.org/abs/2509.06888"}
+    papers = {"https://arxiv.org/abs/2509.06888", "https://arxiv.org/abs/2509.13232"}
+    assert {link for link in links if not link.startswith("#")} == papers
     assert ("meta", "http-equiv", "Content-Security-Policy") in demo.page.attributes
 
 
@@ -351,7 +419,7 @@ def test_references_inside_the_page_resolve_and_ids_are_unique(demo):
 
 def test_drawings_follow_the_colours_of_the_page(demo):
     drawings = re.findall(r"<svg.*?</svg>", demo.html, re.DOTALL)
-    assert len(drawings) == len(FIGURES)
+    assert len(drawings) == len(FIGURES) + len(SPO_FIGURES)
     used = set(re.findall(r"var\(--(\w+)\)", "".join(drawings)))
     assert set(PALETTE) - used == set()
     for light, dark in PALETTE.values():
@@ -363,7 +431,7 @@ def test_drawings_follow_the_colours_of_the_page(demo):
 
 def test_the_first_screen_says_what_came_out(demo):
     top = demo.html[demo.html.index("<header>") : demo.html.index("</header>")]
-    assert top.count("✓ yes") == 7
+    assert top.count("✓ yes") == 10
     assert "It fell from 6.512 to 5.762 nats per masked token (−0.750)" in top
     assert "After a control decay without Faroese it is 6.262, which is 0.500 higher." in top
     assert "It beats chance by a wide margin" in top
@@ -381,7 +449,7 @@ def test_the_first_screen_switches_with_the_numbers(demo):
         hub=demo.metrics["hub"] | {"reload_without_package_max_abs_diff": 0.02},
     )
     top = html[: html.index("</header>")]
-    assert (top.count("✓ yes"), top.count("✗ no")) == (4, 3)
+    assert (top.count("✓ yes"), top.count("✗ no")) == (7, 3)
     assert "It rose from 6.512 to 7.000" in top
     assert "It does not beat chance by a wide margin" in top
     assert "not below the threshold of 1e-5" in top
@@ -493,6 +561,79 @@ def test_a_report_of_the_pruning_alone(demo, tmp_path):
     assert "not measured" in section(html, "heldout")
 
 
+def test_the_policy_is_compared_group_by_group(demo):
+    spo = section(demo.html, "spo")
+    difference = "+0.450 [+0.400, +0.500]"
+    assert cells(spo)[0] == [
+        *("all", "529", "25.0\u00a0%", "70.0\u00a0%", difference),
+        *("30.0\u00a0%", "80.0\u00a0%", "50.0\u00a0%", "90.0\u00a0%"),
+    ]
+    assert cells(spo)[3] == [
+        *("unseen: never asked", "53", "28.0\u00a0%", "73.0\u00a0%", difference),
+        *("33.0\u00a0%", "83.0\u00a0%", "53.0\u00a0%", "93.0\u00a0%"),
+    ]
+    assert [row[0].partition(":")[0] for row in cells(spo)] == ["all", "fitted", "rewarded", "unseen"]
+    text = " ".join(spo.split())
+    for fact in (
+        *("335,744 parameters", "159 of 529 prompts for 60 steps", "probability of 33.5", "300 steps of 128 responses"),
+        *(
+            "38,400 in all",
+            "47.0 % of the prompts",
+            "16 answers to each prompt",
+            "LlamaForCausalLM of transformers",
+        ),
+        *("on 529 prompts: 1.5e-7", "The columns of the table are the same", "its state is the same to the bit"),
+        *("loopback/policy", "fed321", "loopback/tracker", "cba987", "num_samples"),
+    ):
+        assert fact in text
+    assert spo.count("<svg") == len(SPO_FIGURES)
+    assert "less than was asked" not in text
+    top = demo.html[: demo.html.index("</header>")]
+    assert "Its accuracy on all prompts rose from 25.0\u00a0% to 70.0\u00a0%" in top
+    assert "lie 0.034 on average (criterion: at most 0.05)" in top
+
+
+def test_a_policy_that_differs_is_said(demo):
+    spo = deepcopy(demo.metrics["spo"])
+    spo["hub"] |= {"tracker_is_equal": False, "table_is_equal": False}
+    spo["fitting"]["is_reached"] = False
+    html = section(rerender(demo, spo=spo), "spo")
+    assert "The columns of the table are not the same" in html
+    assert "its state is not the same" in html
+    assert "less than was asked" in html
+
+
+def test_a_report_of_the_policy_alone(demo, tmp_path):
+    metrics = {"spo": demo.metrics["spo"], "stages": {"spo_fit": 10.0}, "seconds": 10.0}
+    written = write_report(tmp_path, metrics, {}, None)
+    assert written == {"report": "report.html", "plots": [f"plots/{name}.png" for name in SPO_FIGURES]}
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    Page(html)
+    top = html[: html.index("</header>")]
+    assert "trained from scratch" not in top
+    assert "A small causal language model was fitted to a part of arithmetic modulo 23, improved by SPO" in top
+    assert top.count("✓ yes") == 3
+    assert "--only spo --seed 1" in html
+    assert "not measured" in section(html, "prune")
+
+
+@pytest.mark.parametrize("part", ["settings", "task", "policy", "fitting", "training", "values", "quality", "hub"])
+def test_a_missing_part_of_the_policy_is_no_number(demo, part, tmp_path):
+    spo = {key: value for key, value in demo.metrics["spo"].items() if key != part}
+    write_report(tmp_path, {"spo": spo}, {}, None)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    Page(html)
+    assert "None" not in section(html, "spo")
+    assert "Undefined" not in html
+    assert ("not measured" in html[: html.index("<nav")]) or part in (
+        "settings",
+        "task",
+        "policy",
+        "fitting",
+        "training",
+    )
+
+
 @pytest.mark.parametrize(
     "part", ["footprint", "latency", "quality", "retraining", "embedder", "models", "hub", "width"]
 )
@@ -504,7 +645,7 @@ def test_a_missing_part_of_the_pruning_is_no_number(demo, part):
     assert "Undefined" not in html
 
 
-@pytest.mark.parametrize("key", ["phases", "heldout", "bitext", "hub", "prune"])
+@pytest.mark.parametrize("key", ["phases", "heldout", "bitext", "hub", "prune", "spo"])
 def test_a_missing_part_reads_not_measured_in_its_section(demo, key):
     name = {"bitext": "retrieval"}.get(key, key)
     assert "not measured" not in section(demo.html, name).replace("A dash: not measured", "")
@@ -536,7 +677,7 @@ def test_nothing_at_all_is_still_a_page(demo, tmp_path):
     assert write_report(tmp_path, {}, {}, demo.recipe) == {"report": "report.html", "plots": []}
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     Page(html)
-    for name in ("phases", "loss", "schedules", "languages", "heldout", "retrieval", "hub", "prune", "how"):
+    for name in ("phases", "loss", "schedules", "languages", "heldout", "retrieval", "hub", "prune", "spo", "how"):
         assert "not measured" in section(html, name)
     assert "✓" not in html[: html.index("</header>")]
     assert json.loads((tmp_path / "metrics.json").read_text()) == {}
@@ -548,7 +689,7 @@ def test_figures_without_their_numbers_are_left_out(demo, tmp_path):
     write_report(tmp_path, demo.metrics | {"bitext": {"accuracy": 0.4}}, bare, demo.recipe)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     written = {path.stem for path in (tmp_path / "plots").iterdir()}
-    assert set(FIGURES) - written == {"annealing", "learning_rate", "retrieval"}
+    assert {*FIGURES, *SPO_FIGURES} - written == {"annealing", "learning_rate", "retrieval"}
     assert "Learning rate: <span" in section(html, "schedules")
     assert "<svg" in section(html, "loss")
 
@@ -586,8 +727,17 @@ def test_the_command_is_quoted_and_complete():
     assert repeat_command({"settings": {"seed": 3, "steps": 9, "max_languages": 40}}, "demo") == (
         "mmbert demo --output-dir demo --only encoder --seed 3 --steps 9 --max-languages 40"
     )
-    both = {"settings": {"seed": 3, "steps": 9}, "prune": {"settings": {"seed": 3}}}
-    assert repeat_command(both, "demo") == "mmbert demo --output-dir demo --seed 3 --steps 9"
+    both = {"settings": {"seed": 3, "steps": 9}, "prune": {"settings": {"seed": 4}}}
+    lines = [
+        "mmbert demo --output-dir demo --only encoder --seed 3 --steps 9",
+        "mmbert demo --output-dir demo --only prune --seed 4",
+        "mmbert demo --output-dir demo --only spo --seed 3",
+    ]
+    assert repeat_command(both, "demo").splitlines() == lines[:2]
+    assert repeat_command({**both, "spo": {"settings": {"seed": 3}}}, "demo").splitlines() == lines
+    everything = {**both, "prune": {"settings": {"seed": 3}}, "spo": {"settings": {"seed": 3}}}
+    assert repeat_command(everything, "demo") == "mmbert demo --output-dir demo --seed 3 --steps 9"
+    assert repeat_command({"spo": {"settings": {"seed": 3}}}, "demo") == lines[2]
     assert repeat_command({"prune": {"settings": {"seed": 3}}}, "demo") == (
         "mmbert demo --output-dir demo --only prune --seed 3"
     )

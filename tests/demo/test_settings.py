@@ -1,7 +1,14 @@
 import pytest
 
 from mmbert_hf.data.udhr import load_udhr
-from mmbert_hf.demo.settings import DemoSettings, PruneSettings, declared_counts, demo_recipe, order_languages
+from mmbert_hf.demo.settings import (
+    DemoSettings,
+    PruneSettings,
+    SPOSettings,
+    declared_counts,
+    demo_recipe,
+    order_languages,
+)
 from mmbert_hf.demo.tiers import DECAY_ONLY, EXTENSION_TIER, PRETRAINING_TIER
 from mmbert_hf.languages import sampling_probabilities
 
@@ -83,3 +90,24 @@ def test_settings_of_the_pruning_survive_json():
 def test_sizes_that_no_pruning_can_have_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be at least .*, got {value}"):
         PruneSettings(**{name: value})
+
+
+def test_settings_of_the_policy_survive_json():
+    import json
+
+    settings = SPOSettings(seed=3, operations="+*", fitted_share=0.25)
+    assert SPOSettings.from_dict(json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("modulus", 1), ("batch_size", 1), ("num_samples", 0)])
+def test_sizes_that_no_policy_can_have_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least .*, got {value}"):
+        SPOSettings(**{name: value})
+
+
+@pytest.mark.parametrize(("fitted", "unseen"), [(0.0, 0.1), (0.3, 0.0), (0.5, 0.5)])
+def test_every_group_of_prompts_needs_some(fitted, unseen):
+    with pytest.raises(
+        ValueError, match=f"above 0 and leave prompts that are only rewarded, got {fitted} and {unseen}"
+    ):
+        SPOSettings(fitted_share=fitted, unseen_share=unseen)

@@ -177,6 +177,9 @@ def test_the_summary_claims_only_what_the_metrics_hold():
     )
     assert summary({"prune": prune}) == pruned
     assert summary(full | {"prune": prune}) == f"{summary(full)} {pruned}"
+    policy = {"task": {"modulus": 23}}
+    assert summary({"spo": policy}).startswith("A small causal language model was fitted")
+    assert summary(full | {"prune": prune, "spo": policy}) == f"{summary(full)} {pruned} {summary({'spo': policy})}"
     without_hub = summary({key: value for key, value in full.items() if key != "hub"})
     assert "Hub" not in without_hub
     assert without_hub.endswith("through 3 phases, and measured on articles that it never saw.")
@@ -188,6 +191,6 @@ def test_there_is_a_line_per_added_language_and_question():
         "The held-out loss of Faroese falls in the decay",
         "The held-out loss of tir falls in the decay",
     ]
-    assert len(lines) == 8
+    assert len(lines) == 11
     assert all("not measured" in line.text.lower() and line.holds is None for line in lines)
     assert verdicts({})[0].text == "Not measured."

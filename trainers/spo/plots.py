@@ -64,11 +64,10 @@ def plot_run(run: Sequence[Mapping[str, Any]] | str | Path, tracker: ValueTracke
     if isinstance(run, str | Path):
         log_history, tracker = _read(Path(run), tracker)
     else:
-        log_history = list(run)
+        log_history = [dict(entry) for entry in run]
     tables = run_tables(log_history, tracker)
-    panels: list[Panel] = [
-        (PANELS[name], partial(draw_panel, name=name, tables=tables)) for name in PANELS if _has(name, tables)
-    ]
+    draw: Any = partial(draw_panel, tables=tables)
+    panels: list[Panel] = [(PANELS[name], partial(draw, name=name)) for name in PANELS if _has(name, tables)]
     if not panels:
         raise ValueError(
             "there is nothing to draw: no record of a training step with a reward, and no tracker that saw one"

@@ -168,11 +168,12 @@ class SPOTrainer(GRPOTrainer):
             return self.tracker.rows_of(gather_object(self.prompts.keys_of(inputs))), inputs, 0
         args: SPOConfig = self.args
         number = len(inputs) * self.accelerator.num_processes
+        sampling: Any = args.sampling
         is_warmup = args.initial_values == "warmup" and self.tracker.round * number < len(self.tracker)
         rows, from_floor = draw_prompts(
             self.tracker,
             number,
-            sampling="uniform" if is_warmup else args.sampling,  # type: ignore[arg-type] - checked by SPOConfig
+            sampling="uniform" if is_warmup else sampling,
             exploration_floor=args.exploration_floor,
             weight_offset=args.weight_offset,
             n_eff_power=args.n_eff_power,
