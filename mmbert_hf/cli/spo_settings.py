@@ -189,7 +189,7 @@ def read_settings(config: str | os.PathLike[str] | None, words: Sequence[str] = 
         values = _parse(parser, words, actions)
     values["datasets"] = [_plain(each) for each in values["datasets"]]
     _check(values)
-    given = {key: value for key, value in values.items() if value != defaults[key]}
+    given = {key: value for key, value in values.items() if value != defaults[key] and key not in SECRETS}
     built = (_build(kind, values) for kind in parser.dataclass_types)
     return Settings._make((*built, given))
 
@@ -212,7 +212,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     changes = []
     for key in sorted({*before, *now}):
         old, new = before.get(key, missing), now.get(key, missing)
-        if old != new:
+        if old != new and not key.startswith(FREE):
             told = ["the default" if value is missing else repr(value) for value in (old, new)]
             changes.append(f"{key} was {told[0]}, is {told[1]}")
     return changes

@@ -204,12 +204,12 @@ def _run_spo(state: DemoState, progress: bool) -> dict[str, Any]:
     if state.is_done("spo"):  # needs none of the libraries
         fitted, trained, measured, hub = (state.results[name]["result"] for name in STAGES["spo"])
     else:
-        from mmbert_hf.demo import spo, spo_publishing
+        from mmbert_hf.demo import spo, spo_measuring, spo_publishing
 
         job = spo.SPOJob(settings, state.folder / "spo", progress)
         fitted = state.stage("spo_fit", lambda: spo.fit(job))
         trained = state.stage("spo_train", lambda: spo.train(job))
-        measured = state.stage("spo_measure", lambda: spo.measure(job))
+        measured = state.stage("spo_measure", lambda: spo_measuring.measure(job))
         facts = {"settings": settings.as_dict(), **fitted, **trained, **measured}
         hub = state.stage("spo_publish", lambda: spo_publishing.publish(job, facts))
     values = {**trained["values"], "end": measured["end"]}

@@ -177,7 +177,7 @@ class SPOSettings:
     fit_learning_rate: float = 1e-3
     hidden_size: int = 128
     num_hidden_layers: int = 2
-    steps: int = 300
+    steps: int = 250
     batch_size: int = 128
     learning_rate: float = 3e-4
     logging_steps: int = 5

@@ -1,12 +1,14 @@
-"""The demo's third part: a small policy gets better at modular arithmetic by rewards alone (SPO); measure, publish, reload.
+"""The demo's third part: a small policy is fitted to a part of modular arithmetic, and improved by rewards alone (SPO).
 
 Design decisions:
 
-- Four stages, each with its result in the folder ``spo/``: fitting, SPO, measuring, publishing.
+- Four stages, each with its result in the folder ``spo/``: fitting and SPO (here), measuring (`spo_measuring`), publishing
+  (`spo_publishing`).
 - Three groups of prompts. *Fitted*: the policy was shown the answers. *Rewarded*: it is asked them by SPO, as it is the
   fitted ones, and learns only whether it was right. *Unseen*: neither. So what is learnt by heart, what is found, and what
   carries over can be told apart.
-- Before and after are measured with the same random numbers, prompt by prompt (`mmbert_hf.evaluation.sampling`).
+- One thread: so small a policy gains nothing from more, loses much where cores are busy, and gives the same sums on a
+  machine with any number of cores.
 - float32 is asked for: GRPOConfig takes bfloat16 by itself, which processors without such arithmetic emulate, fifteen
   times slower.
 """
@@ -35,14 +37,11 @@ from mmbert_hf.data.arithmetic import (
 )
 from mmbert_hf.demo.settings import SPOSettings
 from mmbert_hf.demo.training import Interrupted
-from mmbert_hf.evaluation.policies import evaluate_policy
-from mmbert_hf.evaluation.retrieval import paired_bootstrap
-from mmbert_hf.evaluation.samples import Problem
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
 from mmbert_hf.trainers.spo.plots import run_tables
 from mmbert_hf.trainers.spo.summaries import calibration_error
-from mmbert_hf.trainers.spo.tracker_files import load_tracker, save_tracker_dataset
+from mmbert_hf.trainers.spo.tracker_files import save_tracker_dataset
 from mmbert_hf.trainers.stopping import StopOnInterrupt
 
 if TYPE_CHECKING:
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 512  # answers that are sampled at once
 STEPS_PER_LOOK = 5  # of fitting, between two looks at the accuracy
 
 
@@ -122,9 +120,21 @@ def build_policy(settings: SPOSettings, tokenizer: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, and with as many as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 # The stages
 
 
+@one_thread()
 def fit(job: SPOJob) -> dict[str, Any]:
     """Fit a fresh policy to the answers of some prompts until it is right often enough; write ``fitted/``.
 
@@ -237,6 +247,7 @@ def build_trainer(job: SPOJob) -> SPOTrainer:
     return trainer
 
 
+@one_thread()
 def train(job: SPOJob) -> dict[str, Any]:
     """Improve the fitted policy by SPO, or continue; write ``policy/`` and ``tracker/``.
 
@@ -281,47 +292,3 @@ def train(job: SPOJob) -> dict[str, Any]:
             "visits": tables["visits"],
         },
     }
-
-
-def measure(job: SPOJob) -> dict[str, Any]:
-    """Measure the policy before and after SPO on all prompts, and the tracker's values at the end.
-
-    Returns:
-        ``quality`` by group: ``sampled`` (share of right answers of `num_samples`), ``solved`` (at least one of them is
-        right), ``greedy`` (the most probable answer is), and the difference of the first with its interval over prompts;
-        and ``end``, the mean value of the tracker beside the accuracy on the same prompts.
-    """
-    scores = {when: _scores(job, name) for when, name in (("before", "fitted"), ("after", "policy"))}
-    quality: dict[str, Any] = {}
-    for group, inside in job.groups.items():
-        quality[group] = {"num_prompts": int(inside.sum())}
-        for score in scores["before"]:
-            quality[group][score] = {when: float(each[score][inside].mean()) for when, each in scores.items()}
-        after, before = (scores[when]["sampled"][inside] for when in ("after", "before"))
-        interval = paired_bootstrap(after, before, seed=job.settings.seed)
-        quality[group]["difference"] = dict(zip(("mean", "low", "high"), interval, strict=True))
-        logger.info("accuracy, %s: %.3f -> %.3f", group, *quality[group]["sampled"].values())
-    tracker, _ = load_tracker(job.folder / "tracker")
-    sampled = dict(zip(job.examples["prompt"][:], scores["after"]["sampled"], strict=True))
-    accuracy = np.array([sampled[prompt] for prompt in tracker.keys or ()])
-    end = {
-        "value": float(tracker.values.mean()),
-        "accuracy": float(accuracy.mean()),
-        "mean_abs_difference": float(np.abs(tracker.values - accuracy).mean()),
-    }
-    return {"quality": quality, "end": end}
-
-
-def _scores(job: SPOJob, name: str) -> dict[str, np.ndarray]:
-    """Scores of every prompt, float64 [prompts]."""
-    model, number = job.load(name), job.settings.num_samples
-    problems = [Problem(row["prompt"], row["prompt"], row["answer"]) for row in job.examples]
-    options: dict[str, Any] = {
-        "max_new_tokens": 1,
-        "batch_size": BATCH_SIZE,
-        "checker": "exact",
-        "seed": job.settings.seed,
-    }
-    sampled = evaluate_policy(model, job.tokenizer, problems, number, **options).per_problem
-    greedy = evaluate_policy(model, job.tokenizer, problems, 1, temperature=0.0, **options).per_problem
-    return {"sampled": sampled[f"avg@{number}"], "solved": sampled[f"pass@{number}"], "greedy": greedy["avg@1"]}

@@ -15,7 +15,7 @@ import torch
 from mmbert_hf.trainers.spo.tracker_files import load_tracker
 
 from mmbert_hf.data.arithmetic import encode_answers, exact_answer
-from mmbert_hf.demo import pipeline, spo, spo_publishing
+from mmbert_hf.demo import pipeline, spo, spo_measuring, spo_publishing
 from mmbert_hf.demo.pipeline import run_demo
 from mmbert_hf.demo.settings import SPOSettings
 from mmbert_hf.demo.state import STAGES
@@ -201,8 +201,8 @@ def test_ctrl_c_in_the_training_continues_to_the_same_result(demo, tmp_path, mon
 def test_a_stopped_demo_goes_on_with_the_stage_that_is_missing(demo, tmp_path, monkeypatch, caplog):
     done = []
     without_hub(monkeypatch, demo[1])
-    for name in ("fit", "train", "measure"):
-        real = getattr(spo, name)
+    for module, name in ((spo, "fit"), (spo, "train"), (spo_measuring, "measure")):
+        real = getattr(module, name)
 
         def counted(job, name=name, real=real):
             done.append(name)
@@ -210,7 +210,7 @@ def test_a_stopped_demo_goes_on_with_the_stage_that_is_missing(demo, tmp_path, m
                 raise KeyboardInterrupt
             return real(job)
 
-        monkeypatch.setattr(spo, name, counted)
+        monkeypatch.setattr(module, name, counted)
     folder = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt, match=r"what is done is kept in .*give the same command again"):
         run_demo(folder, spo_settings=TINY, only="spo", progress=False)
