@@ -214,10 +214,15 @@ def _quiet() -> Iterator[None]:
     import warnings
 
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    logging.getLogger("mmbert_hf").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    package = logging.getLogger("mmbert_hf")
+    level = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        package.setLevel(level)
 
 
 def selection_cells(tasks: tuple[str, ...] = TASKS) -> Iterator[Cell]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from mmbert_hf.shortcuts import is_plain_linear, is_traced
 
-__all__ = ["PIECE_TOKENS", "can_fuse", "fast_linear", "fused_linear", "linear"]
+__all__ = ["PIECE_TOKENS", "can_fuse", "fast_linear", "fused_linear", "linear", "takes_bfloat16"]
 
 # Tokens that go through a block of layers at a time in inference: enough for products at full speed, few enough for the
 # cache.
@@ -30,6 +30,25 @@ def _is_built_in() -> bool:
     return is_x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+@cache
+def takes_bfloat16() -> bool:
+    """Whether oneDNN computes linear layers in bfloat16 here: processors with AVX2 alone refuse it at the call.
+
+    Example:
+        >>> takes_bfloat16() in (True, False)
+        True
+    """
+    if not _is_built_in():
+        return False
+    one = torch.ones(1, 1, dtype=torch.bfloat16)
+    try:
+        fused_linear(one, one)
+        fused_linear(one, one, then="mul", other=one)
+    except RuntimeError:
+        return False
+    return True
+
+
 def can_fuse(inputs: torch.Tensor, *layers: nn.Module) -> bool:
     """Whether oneDNN may stand in for these layers.
 
@@ -38,7 +57,7 @@ def can_fuse(inputs: torch.Tensor, *layers: nn.Module) -> bool:
         *layers: Linear layers.
 
     Returns:
-        False unless `inputs` is a matrix on an x86 processor; where the call is traced; under autocast; for other
+        False unless `inputs` is a matrix on an x86 processor; where bfloat16 has no arithmetic (`takes_bfloat16`); where the call is traced; under autocast; for other
         dtypes than float32 and bfloat16; and where a layer is more than its weights (`is_plain_linear`).
     """
     return (
@@ -47,6 +66,7 @@ def can_fuse(inputs: torch.Tensor, *layers: nn.Module) -> bool:
         and inputs.dtype in DTYPES
         and _is_built_in()
         and torch.backends.mkldnn.enabled
+        and (inputs.dtype != torch.bfloat16 or takes_bfloat16())
         and not torch.is_autocast_enabled("cpu")
         and not is_traced(inputs)
         and all(is_plain_linear(layer) and layer.weight.dtype == inputs.dtype for layer in layers)

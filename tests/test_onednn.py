@@ -9,11 +9,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmbert_hf.onednn import _is_built_in, can_fuse, fast_linear, fused_linear, linear
+from mmbert_hf.onednn import _is_built_in, can_fuse, fast_linear, fused_linear, linear, takes_bfloat16
 
 needs_onednn = pytest.mark.skipif(
     not _is_built_in(), reason="oneDNN's linear layers are part of PyTorch for x86 processors alone"
 )
+needs_bfloat16 = pytest.mark.skipif(not takes_bfloat16(), reason="this processor has no arithmetic in bfloat16")
 INPUTS, OUTPUTS = 24, 17
 
 
@@ -138,7 +139,7 @@ def test_any_layout_in_memory(layout):
         assert relative_error(got, expected) < 2e-6
 
 
-@needs_onednn
+@needs_bfloat16
 def test_bfloat16_is_as_precise_as_torchs_own():
     inputs = make(300, torch.bfloat16)
     doubled = exact(inputs)
@@ -191,7 +192,7 @@ def test_inputs_and_weight_alone_are_kept_for_the_gradient():
 
 
 @needs_onednn
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("then", ["none", "gelu", "add", "mul"])
 def test_what_follows_is_done_in_the_same_call(then, bias, dtype):
@@ -239,7 +240,7 @@ def parametrised():
 
 
 @needs_onednn
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
 def test_plain_layers_are_fused(dtype):
     layer, values = make_layer(dtype), torch.randn(5, INPUTS, dtype=dtype)
     assert can_fuse(values, layer)
@@ -249,6 +250,18 @@ def test_plain_layers_are_fused(dtype):
         output = fast_linear(layer, values)
     assert products.names == [FUSED]
     torch.testing.assert_close(output, layer(values))
+
+
+@needs_onednn
+def test_without_arithmetic_in_bfloat16_the_layer_itself_is_called(monkeypatch):
+    monkeypatch.setattr("mmbert_hf.onednn.takes_bfloat16", lambda: False)
+    layer, values = make_layer(torch.bfloat16), torch.randn(5, INPUTS, dtype=torch.bfloat16)
+    assert not can_fuse(values, layer)
+    with Products() as products:
+        output = fast_linear(layer, values)
+    assert FUSED not in products.names
+    assert torch.equal(output, layer(values))
+    assert can_fuse(values.float(), make_layer(torch.float32))
 
 
 def floats(*shape, dtype=torch.float32, device="cpu"):

@@ -15,6 +15,7 @@ BLOCKS = [
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")  # Trainer's default, without an accelerator
+@pytest.mark.timeout(600)  # all pages in one go: a minute on a quiet core
 def test_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = [code for info, code in BLOCKS if "no-run" not in info]

@@ -40,7 +40,7 @@ from mmbert_hf.demo.training import Interrupted
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
 from mmbert_hf.trainers.spo.plots import run_tables
-from mmbert_hf.trainers.spo.summaries import calibration_error
+from mmbert_hf.trainers.spo.summaries import calibration_error, worst_bin
 from mmbert_hf.trainers.spo.tracker_files import save_tracker_dataset
 from mmbert_hf.trainers.stopping import StopOnInterrupt
 
@@ -288,6 +288,7 @@ def train(job: SPOJob) -> dict[str, Any]:
         "values": {
             "kind": trainer.tracker.kind,
             "calibration_error": error,
+            "worst_bin": worst_bin(tables["calibration"]),
             "calibration": tables["calibration"],
             "visits": tables["visits"],
         },

@@ -50,8 +50,8 @@ def better_verdict(spo: Mapping[str, Any]) -> Verdict:
     verb = "rose" if after > before else "fell" if after < before else "stayed"
     text = (
         f"Its accuracy on all prompts {verb} from {percent(before)} to {percent(after)} (95\u00a0% interval of the "
-        f"difference: {signed(difference['low'])} to {signed(difference['high'])}; criterion: at least "
-        f"{signed(BETTER_BY, 2)}). With the most probable answer it went from {percent(whole['greedy']['before'])} to "
+        f"difference: {signed(difference['low'])} to {signed(difference['high'])}; criterion: above 0, and at least "
+        f"{signed(BETTER_BY, 2)} in the mean). With the most probable answer it went from {percent(whole['greedy']['before'])} to "
         f"{percent(whole['greedy']['after'])}."
     )
     return Verdict(title, holds, f"{text} {_on_unseen(quality.get('unseen', {}))}")
@@ -74,7 +74,12 @@ def calibrated_verdict(spo: Mapping[str, Any]) -> Verdict:
         f"Between the mean value and the mean reward of a bin of values lie {error:.3f} on average (criterion: at most "
         f"{CALIBRATED:g})."
     )
-    end = values.get("end", {})
+    worst, end = values.get("worst_bin"), values.get("end", {})
+    if worst:
+        text += (
+            f" Farthest apart, among bins with a hundredth of the rewards or more, are a value of {worst['value']:.2f} and a "
+            f"reward of {worst['reward']:.2f}."
+        )
     if {"value", "accuracy"} <= set(end):
         text += (
             f" At the end the mean value is {percent(end['value'])}, and the accuracy on the same prompts "

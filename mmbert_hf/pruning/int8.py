@@ -17,6 +17,7 @@ Shape legend: N texts, D size of an embedding.
 import contextlib
 import json
 import logging
+import platform
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ EXAMPLES = ["a text", "another text, which is longer"]  # two lengths and two ro
 
 
 def export_int8(
-    model: "SentenceTransformer", folder: str | Path, *, reduce_range: bool = False, overwrite: bool = False
+    model: "SentenceTransformer", folder: str | Path, *, reduce_range: bool | None = None, overwrite: bool = False
 ) -> Path:
     """Write an int8 ONNX file of a whole embedder, ``onnx/model_int8.onnx``, and its tokenizer if there is none.
 
@@ -51,7 +52,7 @@ def export_int8(
         model: The embedder; weights of any float type, computed in float32.
         folder: Where to write; usually where `save_embedder` wrote.
         reduce_range: Use 7 of the 8 bits. Processors without VNNI instructions may overflow otherwise, which costs
-            quality; those with them are more exact without.
+            quality; those with them are more exact without. None: by the processor that this runs on.
         overwrite: Replace a file that is there.
 
     Returns:
@@ -75,7 +76,7 @@ def export_int8(
     with tempfile.TemporaryDirectory(dir=path.parent) as staging:
         exported, quantised = Path(staging, "model.onnx"), Path(staging, "model_int8.onnx")
         _export(model, exported)
-        _quantise(exported, quantised, reduce_range)
+        _quantise(exported, quantised, not _has_vnni() if reduce_range is None else reduce_range)
         _describe(model, quantised)
         if not (path.parents[1] / "tokenizer.json").is_file():
             tokenizer: Any = model.tokenizer
@@ -175,6 +176,12 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _has_vnni() -> bool:
+    """Whether this processor multiplies eight-bit numbers without overflow."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    return "avx512_vnni" in flags or "avx_vnni" in flags or "x86" not in platform.machine().lower()
 
 
 def _quantise(source: Path, destination: Path, reduce_range: bool) -> None:

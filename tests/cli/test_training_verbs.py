@@ -331,7 +331,7 @@ def test_help_has_every_option(verb, mmbert):
 def test_help_of_all_verbs_imports_nothing_heavy():
     code = (
         "import sys; from mmbert_hf.cli import VERBS, main\n"
-        "for argv in [['--help'], *([verb.__name__.rpartition('.')[2], '--help'] for verb in VERBS)]:\n"
+        "for argv in [['--help'], *([verb.__name__.rpartition('.')[2].replace('_', '-'), '--help'] for verb in VERBS)]:\n"
         "    try: main(argv)\n"
         "    except SystemExit as stop: assert stop.code == 0\n"
         "print([name for name in ('torch', 'transformers', 'numpy', 'datasets', 'optimi') if name in sys.modules])"

@@ -170,6 +170,7 @@ def make_spo() -> dict:
         "values": {
             "kind": "beta",
             "calibration_error": 0.034,
+            "worst_bin": {"value": 0.5, "reward": 0.6, "count": 100.0},
             "calibration": {"value": [0.05, 0.5], "reward": [0.06, 0.6], "count": [900.0, 100.0]},
             "visits": {
                 "low": [0.0, 0.9],

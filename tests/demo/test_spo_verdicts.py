@@ -44,18 +44,21 @@ def test_a_policy_is_better_by_a_margin_and_for_certain(before, after, low, hold
     verdict = better_verdict(quality(before, after, low))
     assert verdict.holds is holds
     assert f"{verb} from {100 * before:.1f}\u00a0% to {100 * after:.1f}\u00a0%" in verdict.text
-    assert "criterion: at least +0.20" in verdict.text
+    assert "criterion: above 0, and at least +0.20 in the mean" in verdict.text
     assert "went from 37.5\u00a0% to 87.5\u00a0%" in verdict.text
     assert "On 53 prompts that it was never asked: from 6.2\u00a0% to 12.5\u00a0%." in verdict.text
 
 
 @pytest.mark.parametrize(("error", "holds"), [(0.0, True), (0.05, True), (0.051, False), (0.4, False)])
 def test_values_are_calibrated_up_to_a_bound(error, holds):
-    values = {"calibration_error": error, "end": {"value": 0.625, "accuracy": 0.75}}
+    worst = {"value": 0.451, "reward": 0.689, "count": 800.0}
+    values = {"calibration_error": error, "worst_bin": worst, "end": {"value": 0.625, "accuracy": 0.75}}
     verdict = calibrated_verdict({"values": values})
     assert verdict.holds is holds
     assert f"lie {error:.3f} on average (criterion: at most 0.05)" in verdict.text
     assert "the mean value is 62.5\u00a0%, and the accuracy on the same prompts 75.0\u00a0%" in verdict.text
+    assert "are a value of 0.45 and a reward of 0.69" in verdict.text
+    assert "Farthest" not in calibrated_verdict({"values": {"calibration_error": error}}).text
     assert "At the end" not in calibrated_verdict({"values": {"calibration_error": error}}).text
 
 

@@ -164,7 +164,9 @@ def test_sharded_training_equals_one_process(sharded, optimizer):
     start = MMBertForMaskedLM.from_pretrained(sharded / "start").state_dict()
     assert gathered.keys() == weights.keys() == start.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(gathered[name], weight, rtol=0, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        # Adam makes a step of a gradient that is nothing but rounding: single weights differ, and the mean does not.
+        torch.testing.assert_close(gathered[name], weight, rtol=0, atol=5e-5, msg=lambda text, n=name: f"{n}: {text}")
+        assert (gathered[name] - weight).abs().mean() < 1e-6, name
         assert not torch.allclose(weight, start[name], atol=1e-3), name
 
 

@@ -75,8 +75,10 @@ def test_two_processes_equal_one(tmp_path, tiny_model, tokenizer):
         assert unpadded(halves) == unpadded(batch), f"step {step}"
     expected, actual = (torch.load(tmp_path / f"weights-{n}.pt", weights_only=True) for n in (1, 2))
     start = tiny_model.state_dict()
+    # Adam makes a step of a gradient that is nothing but rounding, so single weights differ by a part of a step of 1e-3.
     for name, weight in expected.items():
-        assert torch.allclose(actual[name], weight, atol=1e-5), name
+        assert (actual[name] - weight).abs().max() < 1e-4, name
+        assert (actual[name] - weight).abs().mean() < 1e-6, name
     assert not torch.allclose(
         expected["model.embeddings.tok_embeddings.weight"], start["model.embeddings.tok_embeddings.weight"], atol=1e-3
     )

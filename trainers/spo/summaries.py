@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from mmbert_hf.trainers.spo.tracker import NUM_BINS, ValueTracker
 
-__all__ = ["LOGGED", "calibration_error", "calibration_table", "run_columns", "visits_by_value"]
+__all__ = ["LOGGED", "calibration_error", "calibration_table", "run_columns", "visits_by_value", "worst_bin"]
 
 # What the pictures read of a run's log.
 LOGGED = ("reward", "spo/value_p10", "spo/value_mean", "spo/value_p90", "spo/rho", "spo/divergence", "spo/floor_share",
@@ -68,6 +68,26 @@ def calibration_error(table: Mapping[str, Sequence[float]]) -> float:
         return math.nan
     apart = np.abs(np.asarray(table["value"]) - np.asarray(table["reward"]))
     return float((apart * counts).sum() / counts.sum())
+
+
+def worst_bin(table: Mapping[str, Sequence[float]], min_share: float = 0.01) -> dict[str, float] | None:
+    """Find the bin in which value and reward are farthest apart: a mean over bins hides it where most rewards are elsewhere.
+
+    Args:
+        table: From `calibration_table`.
+        min_share: Bins with a smaller share of the observations are passed over, since there it is noise.
+
+    Returns:
+        ``value``, ``reward`` and ``count`` of the bin; None if there is none.
+
+    Example:
+        >>> worst_bin({"value": [0.1, 0.5, 0.9], "reward": [0.1, 0.7, 0.0], "count": [900.0, 99.0, 1.0]})
+        {'value': 0.5, 'reward': 0.7, 'count': 99.0}
+    """
+    total = sum(table["count"])
+    bins = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    large = [each for each in bins if each["count"] >= min_share * total]
+    return max(large, key=lambda each: abs(each["value"] - each["reward"]), default=None)
 
 
 def visits_by_value(tracker: ValueTracker, floor_share: float | None = None) -> dict[str, Any]:

@@ -7,13 +7,22 @@ import gc
 import importlib.resources
 import os
 import string
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "pytest" not in sys.modules:  # read by a script, which is alone in its process
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func and environment_factory warn, and warnings fail
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    """No test asks the Hub for anything."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n"
 SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>")

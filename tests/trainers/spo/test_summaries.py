@@ -13,6 +13,7 @@ from mmbert_hf.trainers.spo.summaries import (
     calibration_table,
     run_columns,
     visits_by_value,
+    worst_bin,
 )
 from mmbert_hf.trainers.spo.tracker import ValueTracker
 
@@ -31,7 +32,7 @@ def make_tracker(rounds=30, num_prompts=40, seed=0):
 
 def test_docstring_examples():
     result = doctest.testmod(summaries)
-    assert result.attempted >= 6
+    assert result.attempted >= 7
     assert result.failed == 0
 
 
@@ -51,9 +52,16 @@ def test_calibration_is_of_values_from_before_the_rewards():
 def test_without_observations_there_is_no_error():
     assert calibration_table(ValueTracker(3)) == {"value": [], "reward": [], "count": []}
     assert math.isnan(calibration_error(calibration_table(ValueTracker(3))))
+    assert worst_bin(calibration_table(ValueTracker(3))) is None
     average = ValueTracker(2, kind="average")
     average.update([0, 1], [3.0, -2.0])
     assert calibration_table(average)["count"] == []
+
+
+def test_the_worst_bin_is_one_with_enough_observations():
+    table = {"value": [0.1, 0.5, 0.9], "reward": [0.2, 0.45, 0.0], "count": [90.0, 8.0, 2.0]}
+    assert worst_bin(table, 0.03) == {"value": 0.1, "reward": 0.2, "count": 90.0}
+    assert worst_bin(table) == {"value": 0.9, "reward": 0.0, "count": 2.0}
 
 
 def test_every_prompt_is_in_the_bin_of_its_value():
