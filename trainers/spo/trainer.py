@@ -12,7 +12,8 @@ Design decisions:
   nothing has to be sent around to keep the trackers alike.
 - Rewards are taken where GRPOTrainer has gathered them (`_calculate_rewards`).
 - A checkpoint holds the tracker, and for every process what is left of a generation that serves several steps: a resumed
-  run has the bits of one that was never stopped, also inside such a window.
+  run has the bits of one that was never stopped, also inside such a window. (But for a stream that has begun anew before
+  the checkpoint: Trainer finds its place within the first pass alone.)
 - Evaluation is GRPOTrainer's own and leaves the tracker alone.
 
 Shape legend: B responses of a generation on all processes, L those of this process.

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 if "pytest" not in sys.modules:  # read by a script, which is alone in its process
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func and environment_factory warn, and warnings fail
 
 import pytest
 

@@ -5,6 +5,7 @@ vLLM itself is not run here: its place is taken by a stand-in that records what 
 
 import json
 import re
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 import torch
 from mmbert_hf.trainers.spo.prompts import EnvironmentPrompts
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:`(is_)?gradient_checkpointing\w*` is deprecated:FutureWarning"  # TRL 1.16 with transformers 5.23: TRL's own
-)
+pytestmark = [
+    # TRL 1.16 with transformers 5.23: TRL's own
+    pytest.mark.filterwarnings(r"ignore:`(is_)?gradient_checkpointing\w*` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:You are using '(rollout_func|environment_factory)', which is an experimental"),
+]
 
 
 def call(name, **arguments):
@@ -255,6 +258,7 @@ class RecordingEngine:
     """Has the interface that GRPOTrainer expects of vLLM, samples from the model at hand, and writes down what it is asked."""
 
     shift = 0.1  # its log-probabilities are so much above the model's
+    vllm_client = SimpleNamespace(get_server_info=lambda: {"model_config": {"logprobs_mode": "processed_logprobs"}})
 
     def __init__(self, model, **options):
         self.model, self.options, self.log = model, options, []
@@ -279,12 +283,12 @@ class RecordingEngine:
         return prompts, answers, logprobs, None
 
 
-@pytest.mark.parametrize("mode", ["sequence_mask", "token_truncate"])
-def test_contract_with_a_stand_in_for_vllm(spo, tiny, monkeypatch, mode):
+@pytest.mark.parametrize(("where", "mode"), [("colocate", "sequence_mask"), ("server", "token_truncate")])
+def test_contract_with_a_stand_in_for_vllm(spo, tiny, monkeypatch, where, mode):
     monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", RecordingEngine)
     recorder, losses = tiny.Recorder(), []
     trainer = spo(
-        recorder, use_vllm=True, vllm_mode="colocate", steps_per_generation=2, gradient_accumulation_steps=1,
+        recorder, use_vllm=True, vllm_mode=where, steps_per_generation=2, gradient_accumulation_steps=1,
         max_steps=4, vllm_importance_sampling_mode=mode,
     )  # fmt: skip
     compute = trainer._compute_loss
