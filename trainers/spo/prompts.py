@@ -20,6 +20,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from mmbert_hf.trainers.spo.tracker import number_rows
 
 __all__ = ["DatasetPrompts", "EnvironmentPrompts", "StreamPrompts", "content_key", "open_prompts"]
 
@@ -49,11 +50,8 @@ class DatasetPrompts:
         fingerprint: Of all prompts in their order, or of all ids.
 
     Raises:
-        ValueError: The data set is empty or has no such column, or an id is missing. (That ids differ is checked by the
-            tracker, whose rows they name.)
+        ValueError: The data set is empty or has no such column, or an id is missing or not unique.
     """
-
-    can_draw = True
 
     def __init__(self, dataset: Any, id_column: str | None = None, *, needs_prompt: bool = True) -> None:
         if len(dataset) == 0:
@@ -73,14 +71,16 @@ class DatasetPrompts:
         if any(value is None for value in ids):
             raise ValueError(f"column {id_column!r} has no id in row {ids.index(None)}")
         self.keys = [str(value) for value in ids]
+        number_rows(self.keys)
         self.fingerprint = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()[:32]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def take(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The examples of some rows."""
-        return [self.dataset[int(row)] for row in rows]
+        """The examples of some rows, read in one go."""
+        columns = self.dataset[rows.tolist()]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 class StreamPrompts:
@@ -90,7 +90,7 @@ class StreamPrompts:
         id_column: Column with ids, by which they are known instead.
     """
 
-    can_draw, keys, fingerprint = False, None, "stream"
+    keys, fingerprint = None, "stream"
 
     def __init__(self, id_column: str | None = None) -> None:
         self.id_column = id_column
@@ -117,7 +117,7 @@ class StreamPrompts:
 class EnvironmentPrompts:
     """No data set: an environment makes the prompts, and all of them have one value."""
 
-    can_draw, keys, fingerprint = False, None, "environment"
+    keys, fingerprint = None, "environment"
 
     def keys_of(self, examples: list[dict[str, Any]]) -> list[str]:
         """The same key for every example."""

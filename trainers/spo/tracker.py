@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["NUM_BINS", "ValueTracker"]
+__all__ = ["NUM_BINS", "ValueTracker", "check_rewards", "number_rows"]
 
 Kind = Literal["beta", "average"]
 KINDS = ("beta", "average")
@@ -165,11 +165,7 @@ class ValueTracker:
         """
         if len(keys) != len(self):
             raise ValueError(f"got {len(keys)} keys for {len(self)} prompts")
-        row_of = {key: row for row, key in enumerate(keys)}
-        if len(row_of) != len(keys):
-            double = next(key for row, key in enumerate(keys) if row_of[key] != row)
-            raise ValueError(f"ids of prompts must differ, got {double!r} more than once")
-        self.keys, self._row_of = list(keys), row_of
+        self.keys, self._row_of = list(keys), number_rows(keys)
 
     def values_at(self, rows: Any, rewards: Any = None) -> np.ndarray:
         """Values of prompts before they are updated, the baseline of the advantage.
@@ -397,6 +393,23 @@ class ValueTracker:
 
 _SCALARS = ("kind", "prior_value", "prior_weight", "round", "drift", "reward_range", "reward_count", "reward_mean",
             "reward_square")  # fmt: skip
+
+
+def number_rows(keys: Sequence[str]) -> dict[str, int]:
+    """Row of each key.
+
+    Raises:
+        ValueError: A key occurs twice.
+
+    Example:
+        >>> number_rows(["a", "b"])
+        {'a': 0, 'b': 1}
+    """
+    row_of = {key: row for row, key in enumerate(keys)}
+    if len(row_of) != len(keys):
+        double = next(key for row, key in enumerate(keys) if row_of[key] != row)
+        raise ValueError(f"ids of prompts must differ, got {double!r} more than once")
+    return row_of
 
 
 def check_rewards(rewards: np.ndarray, kind: Kind) -> None:

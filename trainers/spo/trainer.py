@@ -114,11 +114,14 @@ class SPOTrainer(GRPOTrainer):
                 f"initial_values={args.initial_values!r} visits every prompt, and those of a stream or of an environment "
                 "are not known before training: use 'prior', or the values of another run"
             )
+        start = None if args.initial_values in INITIAL_VALUES else _load_start(args.initial_values)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self.reward_funcs = [
             checked(function, name) for function, name in zip(self.reward_funcs, self.reward_func_names, strict=True)
         ]
         self.tracker = self._new_tracker()
+        if start is not None:
+            self._adopt(*start)
         self._trajectories = Trajectories(args.max_trajectory_tokens) if args.divergence == "trajectory" else None
         if self._trajectories is not None and self._is_vlm:
             raise ValueError("divergence='trajectory' keeps text alone: for models that see use 'drift' or 'constant'")
@@ -137,13 +140,11 @@ class SPOTrainer(GRPOTrainer):
         tracker = ValueTracker(number, kind=kind, prior_value=args.prior_value, prior_weight=args.prior_weight)
         if self.prompts.keys is not None:
             tracker.set_keys(self.prompts.keys)
-        if args.initial_values not in INITIAL_VALUES:
-            self._adopt(tracker, args.initial_values)
         return tracker
 
-    def _adopt(self, tracker: ValueTracker, source: str) -> None:
+    def _adopt(self, other: ValueTracker, metadata: dict[str, Any]) -> None:
         """Values of another run, by id, or by row if it had the same prompts."""
-        other, metadata = load_tracker(source)
+        tracker, source = self.tracker, self.args.initial_values
         if not isinstance(self.prompts, DatasetPrompts) and other.keys is not None:
             tracker.rows_of(other.keys)  # a stream has no rows before its prompts come
         if tracker.keys is not None and other.keys is not None:
@@ -483,6 +484,16 @@ def _portions(num_prompts: int, num_samples: int, size: int) -> Iterator[tuple[n
         portion = rows[start : start + size]
         fresh = np.arange(size) < len(portion)
         yield np.resize(portion, size), fresh
+
+
+def _load_start(source: str) -> tuple[ValueTracker, dict[str, Any]]:
+    """The tracker that `initial_values` names, before a model is loaded for nothing."""
+    try:
+        return load_tracker(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"initial_values={source!r} is none of {', '.join(INITIAL_VALUES)}, and there is no tracker: {error}"
+        ) from error
 
 
 def _check_fingerprint(found: Any, expected: str, source: Any) -> None:

@@ -100,10 +100,9 @@ def test_ids():
     assert prompts.fingerprint != DatasetPrompts(of(prompt=["a", "b"], number=[3, 7]), "number").fingerprint
 
 
-def test_ids_that_are_not_different_are_refused_by_the_tracker():
-    prompts = DatasetPrompts(of(prompt=["a", "b", "c"], number=[7, 3, 7]), "number")
+def test_ids_that_are_not_different_are_refused():
     with pytest.raises(ValueError, match="ids of prompts must differ, got '7' more than once"):
-        ValueTracker(len(prompts)).set_keys(prompts.keys)
+        DatasetPrompts(of(prompt=["a", "b", "c"], number=[7, 3, 7]), "number")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ IDS = {
 def test_ids(spo, ids, message):
     dataset = datasets.Dataset.from_dict({"prompt": ["1", "2", "3"], "id": ids})
     with pytest.raises(ValueError, match=message):
-        spo(dataset=dataset, prompt_id_column="id")
+        spo(model=NOWHERE, dataset=dataset, prompt_id_column="id")
 
 
 def test_a_column_of_ids_that_is_not_there(spo):
@@ -183,3 +183,12 @@ def test_another_trl(tiny, tmp_path, monkeypatch, version):
     args = SPOConfig(str(tmp_path), use_cpu=True, bf16=False)
     with pytest.raises(ValueError, match=rf"trl {version} is installed.*pip install 'trl"):
         SPOTrainer(NOWHERE, tiny.odd, args, tiny.sums())
+
+
+@pytest.mark.parametrize("start", ["prio", "./no-such-folder"])
+def test_a_start_that_is_not_there(tiny, tmp_path, start):
+    args = SPOConfig(str(tmp_path), initial_values=start, per_device_train_batch_size=4, use_cpu=True, bf16=False)
+    with pytest.raises(
+        ValueError, match=rf"initial_values='{re.escape(start)}' is none of prior, warmup, offline, and there"
+    ):
+        SPOTrainer(NOWHERE, lambda **_: [], args, tiny.sums())
