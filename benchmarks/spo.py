@@ -27,32 +27,32 @@ from typing import Any
 import numpy as np
 import spo_learning
 import spo_overhead
+import spo_tasks
 import torch
 from machine import describe
 from report import say
 from spo_learning import METHODS, SEEDS, TASKS
 
 RESAMPLES = 2000
+POINTS = 61
 
 
 def read_curves(output: Path, task: str, method: str, rate: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Tokens [E] and success rates [S, E] of a method on all seeds; None if a seed is missing.
 
-    Curves have the same points but for the starting samples, which `tokens` includes; a run that ended early, because they
-    were charged, is filled up with its last value.
+    Responses differ in length and starting samples are charged, so runs are measured at different numbers of tokens: their
+    curves are read, by straight lines, at `POINTS` equal steps to the budget. Before starting samples are paid for, the
+    policy is as it came.
     """
+    grid = np.linspace(0, spo_learning.budget(spo_tasks.make(task)), POINTS)
     curves = []
     for seed in SEEDS:
         path = output / spo_learning.Cell(task, method, seed, rate).file
         if not path.is_file():
             return None
-        curves.append(json.loads(path.read_text(encoding="utf-8"))["curve"])
-    longest = max(curves, key=len)
-    values = np.full((len(curves), len(longest)), np.nan)
-    for row, curve in enumerate(curves):
-        values[row, : len(curve)] = [point["success"] for point in curve]
-        values[row, len(curve) :] = curve[-1]["success"]
-    return np.array([point["tokens"] for point in longest], dtype=float), values
+        points = json.loads(path.read_text(encoding="utf-8"))["curve"]
+        curves.append(np.interp(grid, *([point[name] for point in points] for name in ("tokens", "success"))))
+    return grid, np.array(curves)
 
 
 def tokens_to_reach(tokens: np.ndarray, mean: np.ndarray, level: float) -> float:

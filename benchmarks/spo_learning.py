@@ -32,7 +32,7 @@ BATCH, STEPS, EVERY, GROUP = 128, 300, 10, 8
 SEEDS = tuple(range(1, 11))
 SELECTION_SEEDS = (101, 102, 103)
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
-TASKS = ("addition", "bandit", "digits")
+TASKS = ("addition", "chain-sum", "bandit")
 
 # What differs from SPOConfig's defaults; `None` is GRPO.
 METHODS: dict[str, dict[str, Any] | None] = {
@@ -56,6 +56,11 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "no-baseline": {"prior_value": 0.0, "prior_weight": 1e12, "rho_max": 1.0, "rho_min": 1.0, "sampling": "uniform",
                     "advantage_scale": "batch"},
 }  # fmt: skip
+
+
+def budget(task: spo_tasks.Task) -> int:
+    """Tokens that a run may generate: `STEPS` batches of right answers."""
+    return round(BATCH * STEPS * task.mean_answer)
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,8 @@ def make_trainer(cell: Cell, task: spo_tasks.Task, folder: str) -> Any:
 
     common: dict[str, Any] = {
         "per_device_train_batch_size": BATCH,
-        "max_steps": STEPS,
-        "max_completion_length": task.answer_tokens,
+        "max_steps": 2 * STEPS,  # the budget ends a run before
+        "max_completion_length": task.longest_answer,
         "learning_rate": cell.learning_rate,
         "lr_scheduler_type": "constant",
         "seed": cell.seed,
@@ -177,7 +182,7 @@ def make_trainer(cell: Cell, task: spo_tasks.Task, folder: str) -> Any:
             args = SPOConfig.paper(folder, **{**common, **free})
         else:
             args = SPOConfig(folder, **{**common, **options})
-    curve = Curve(task, budget=BATCH * STEPS * task.answer_tokens)
+    curve = Curve(task, budget(task))
     trainer = counting(base)(
         task.policy(cell.seed),
         spo_tasks.reward,

@@ -29,32 +29,36 @@ def small(monkeypatch):
 
 
 @pytest.mark.parametrize("name", spo_learning.TASKS)
-def test_answers_are_right_and_of_one_length(name):
+def test_answers_are_right_and_prompts_of_one_length(name):
     task = spo_tasks.make(name)
     assert len(set(task.prompts)) == len(task.prompts)
     ids, start = task.inputs()
-    assert ids.shape == (len(task.prompts), start + task.answer_tokens)
+    assert ids.shape == (len(task.prompts), start + task.longest_answer)
     assert (ids != task.tokenizer.unk_token_id).all()
+    assert (ids[:, : start + 1] != task.tokenizer.pad_token_id).all()
     for prompt, answer in zip(task.prompts, task.answers, strict=True):
         if name == "addition":
             a, _, b, _ = prompt.split()
             assert int(answer) == (int(a) + int(b)) % spo_tasks.MODULUS
-        if name == "digits":
-            a, b = prompt.replace("=", "").replace(" ", "").split("+")
-            assert int(answer.replace(" ", "")[::-1]) == int(a) + int(b)
+        if name == "chain-sum":
+            assert answer.endswith(spo_tasks.END)
+            assert int(answer.removesuffix(spo_tasks.END).replace(" ", "")) == eval(prompt.removesuffix("="))
 
 
-def test_the_success_rate_is_the_probability_of_the_whole_answer():
-    task = spo_tasks.make("digits")
+def test_the_success_rate_is_the_probability_of_the_whole_answer_and_of_its_end():
+    task = spo_tasks.make("chain-sum")
     task.fit_steps = 1
     model = task.policy(0)
     ids, start = task.inputs()
-    expected = 1.0
-    for place in range(start, ids.shape[1]):
-        with torch.no_grad():
-            probabilities = model(input_ids=ids[:1, :place]).logits[0, -1].double().softmax(-1)
-        expected *= float(probabilities[ids[0, place]])
-    assert float(task.success_rates(model)[0]) == pytest.approx(expected, rel=1e-4)
+    rates = task.success_rates(model)
+    lengths = (ids[:, start:] != task.tokenizer.pad_token_id).sum(1)
+    for row in (int(lengths.argmin()), int(lengths.argmax())):
+        expected = 1.0
+        for place in range(start, start + int(lengths[row])):
+            with torch.no_grad():
+                probabilities = model(input_ids=ids[row : row + 1, :place]).logits[0, -1].double().softmax(-1)
+            expected *= float(probabilities[ids[row, place]])
+        assert float(rates[row]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_bandit_has_the_shares_that_are_written_down():
@@ -66,6 +70,20 @@ def test_the_bandit_has_the_shares_that_are_written_down():
 
 def test_rewards_are_exact():
     assert spo_tasks.reward(["1 2", " 1 2", "12", "1"], answer=["1 2"] * 4) == [1.0, 1.0, 0.0, 0.0]
+    assert spo_tasks.reward(["1 2", "1 2 3"], answer=[f"1 2 {spo_tasks.END}"] * 2) == [1.0, 0.0]
+
+
+def test_curves_are_read_at_the_same_tokens(tmp_path):
+    total = spo_learning.budget(spo_tasks.make("addition"))
+    for seed in spo_learning.SEEDS:
+        curve = [{"tokens": tokens, "success": success} for tokens, success in ((seed, 0.2), (total + 7 * seed, 0.4))]
+        (tmp_path / spo_learning.Cell("addition", "spo", seed, 1e-3).file).write_text(json.dumps({"curve": curve}))
+    tokens, values = spo.read_curves(tmp_path, "addition", "spo", 1e-3)
+    assert values.shape == (len(spo_learning.SEEDS), len(tokens))
+    assert tokens[-1] == total
+    assert (values[:, 0] == 0.2).all(), "starting samples are paid before anything is learnt"
+    assert values[:, len(tokens) // 2] == pytest.approx(0.3, abs=1e-3)
+    assert spo.read_curves(tmp_path, "addition", "grpo", 1e-3) is None
 
 
 def test_where_a_curve_reaches_a_level():
@@ -126,7 +144,8 @@ def test_the_report_has_the_methods_of_which_all_seeds_are_there(tmp_path):
     for cell in spo_learning.final_cells(tmp_path, ("addition",)):
         if cell.method in ("grpo", "spo") or (cell.method == "spo-paper" and cell.seed == 1):
             success = {"grpo": 0.5, "spo": 0.6, "spo-paper": 0.0}[cell.method]
-            curve = [{"tokens": token, "success": 0.4 + token * (success - 0.4) / 20} for token in (0, 10, 20)]
+            total = spo_learning.budget(spo_tasks.make("addition"))
+            curve = [{"tokens": token, "success": rate} for token, rate in ((0, 0.4), (total, success))]
             (tmp_path / cell.file).write_text(json.dumps({"curve": curve}))
     report = spo.report(tmp_path)
     assert (
