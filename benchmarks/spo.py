@@ -1,6 +1,6 @@
 """SPO measured: learning against GRPO at the same number of tokens, what the tracker costs, and long tails of generation.
 
-    python benchmarks/spo.py select --output runs      # learning rates, on seeds 101 to 103
+    python benchmarks/spo.py select --output runs      # learning rates, on seeds 101 and 102
     python benchmarks/spo.py learning --output runs    # seeds 1 to 10; --share 0 2 and --share 1 2 for two processes
     python benchmarks/spo.py overhead --output runs
     python benchmarks/spo.py report --output runs
