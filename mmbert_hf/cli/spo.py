@@ -232,7 +232,6 @@ def _train(trainer: Any, settings: "Settings", checkpoint: Path | None) -> None:
     Raises:
         KeyboardInterrupt: Stopped by Ctrl-C or SIGTERM, behind a checkpoint.
     """
-    from mmbert_hf.trainers.spo.tracker_files import TRACKER_FILE
     from mmbert_hf.trainers.stopping import StopOnInterrupt
 
     script, config, stop = settings.script, settings.config, StopOnInterrupt()
@@ -247,10 +246,8 @@ def _train(trainer: Any, settings: "Settings", checkpoint: Path | None) -> None:
     trainer.save_model(config.output_dir)
     trainer.save_state()
     if trainer.is_world_process_zero():
-        trainer._write_tracker(Path(config.output_dir, TRACKER_FILE))
-        print(
-            f"saved in {config.output_dir}: the model, its tokenizer, {TRACKER_FILE}, checkpoints, and {SETTINGS_FILE}"
-        )
+        tracker = trainer.save_tracker(config.output_dir).name
+        print(f"saved in {config.output_dir}: the model, its tokenizer, {tracker}, checkpoints, and {SETTINGS_FILE}")
     if config.push_to_hub:
         name = script.dataset_name
         trainer.push_to_hub(**({} if name is None or Path(name).exists() else {"dataset_name": name}))

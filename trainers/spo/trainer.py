@@ -11,9 +11,7 @@ Design decisions:
 - Prompts, values and advantages are computed from what all processes have gathered, by the same arithmetic on each. So
   nothing has to be sent around to keep the trackers alike.
 - Rewards are taken where GRPOTrainer has gathered them (`_calculate_rewards`).
-- A checkpoint holds the tracker, and for every process what is left of a generation that serves several steps: a resumed
-  run has the bits of one that was never stopped, also inside such a window. (But for a stream that has begun anew before
-  the checkpoint: Trainer finds its place within the first pass alone.)
+- What a checkpoint holds is said, written and read in run_files.
 - Evaluation is GRPOTrainer's own and leaves the tracker alone.
 
 Shape legend: B responses of a generation on all processes, L those of this process.
@@ -23,7 +21,6 @@ from __future__ import annotations
 
 import logging
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +32,14 @@ from mmbert_hf.trainers.spo.advantages import normalise, raw_advantages
 from mmbert_hf.trainers.spo.compatibility import check_trl
 from mmbert_hf.trainers.spo.config import INITIAL_VALUES, SPOConfig
 from mmbert_hf.trainers.spo.divergence import Probe, Trajectories, kept_share, token_divergence
+from mmbert_hf.trainers.spo.estimation import sample_values
 from mmbert_hf.trainers.spo.metrics import round_metrics
 from mmbert_hf.trainers.spo.prompts import DatasetPrompts, open_prompts
 from mmbert_hf.trainers.spo.rewards import checked, combine
+from mmbert_hf.trainers.spo.run_files import check_fingerprint, load_run, save_run, save_tracker_of
 from mmbert_hf.trainers.spo.sampling import draw_prompts
-from mmbert_hf.trainers.spo.tracker import ValueTracker, check_rewards
-from mmbert_hf.trainers.spo.tracker_files import TRACKER_FILE, load_tracker, push_tracker, read_tracker, write_tracker
+from mmbert_hf.trainers.spo.tracker import ValueTracker
+from mmbert_hf.trainers.spo.tracker_files import load_tracker, push_tracker
 from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -49,7 +48,6 @@ __all__ = ["SPOTrainer"]
 
 logger = logging.getLogger(__name__)
 
-PROCESS_FILE = "spo_process_{rank}.pt"
 IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "image_sizes", "token_type_ids",
                 "mm_token_type_ids", "spatial_shapes", "num_tiles", "image_position_ids")  # fmt: skip
 
@@ -153,7 +151,7 @@ class SPOTrainer(GRPOTrainer):
             tracker.adopt(other, rows, [row_of[tracker.keys[row]] for row in rows])
             logger.info("values of %d of %d prompts are taken from %s", len(rows), len(tracker), source)
             return
-        _check_fingerprint(metadata.get("fingerprint"), self.prompts.fingerprint, source)
+        check_fingerprint(metadata.get("fingerprint"), self.prompts.fingerprint, source)
         tracker.adopt(other, slice(None), slice(None))
 
     # Data: the loader gives placeholders, the prompts are drawn at the moment of generation.
@@ -331,122 +329,46 @@ class SPOTrainer(GRPOTrainer):
             raise ValueError("initial_values='offline' needs a data set whose prompts are known before training")
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-        began, tokens = time.perf_counter(), 0
-        sums, squares, numbers = (np.zeros(len(self.tracker)) for _ in range(3))
-        size = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        was_training, generations, self.num_generations_eval = self.model.training, self.num_generations_eval, 1
-        try:
-            for rows, fresh in _portions(len(self.tracker), num_samples, size * self.accelerator.num_processes):
-                self.model.eval()  # every time: continuous batching leaves it in training mode
-                own = rows[self.accelerator.process_index * size :][:size]
-                output = super()._generate_and_score_completions(self._take(own))
-                tokens += int(self.accelerator.gather(output["prompt_mask"].sum()).sum())
-                # not from completion_mask, in which mask_truncated_completions leaves out what was paid for
-                tokens += round(self._metrics["eval"]["completions/mean_length"][-1] * len(rows))
-                rewards = combine(self._rewards.cpu().numpy(), self.reward_weights.cpu().numpy())
-                check_rewards(rewards, self.tracker.kind)
-                known = fresh & ~np.isnan(rewards)
-                for array, added in ((sums, rewards), (squares, rewards**2), (numbers, np.ones(len(rewards)))):
-                    np.add.at(array, rows[known], added[known])
-        finally:
-            self.model.train(was_training)
-            self.num_generations_eval = generations
-            self._metrics["eval"].clear()
+        estimate = sample_values(self, num_samples, super()._generate_and_score_completions)
         self.tracker.start_from(
-            np.arange(len(self.tracker)), sums, numbers, squares, weight=1 / max(1 - self.args.rho_min, 1e-6)
+            np.arange(len(self.tracker)),
+            estimate.sums,
+            estimate.numbers,
+            estimate.squares,
+            weight=1 / max(1 - self.args.rho_min, 1e-6),
         )
-        self._uncharged_tokens += tokens
+        self._uncharged_tokens += estimate.tokens
         self._is_estimated = True
-        seconds = time.perf_counter() - began
-        logger.info("%d responses to estimate values: %d tokens, %.0f s", int(numbers.sum()), tokens, seconds)
-        self._metrics["train"]["spo/estimate_tokens"].append(float(tokens))
-        self._metrics["train"]["spo/estimate_seconds"].append(seconds)
+        self._metrics["train"]["spo/estimate_tokens"].append(float(estimate.tokens))
+        self._metrics["train"]["spo/estimate_seconds"].append(estimate.seconds)
         return self.tracker
 
     # Checkpoints and the Hub.
 
+    def save_tracker(self, folder: str | Path) -> Path:
+        """Write the tracker into a folder, where ``initial_values`` of another run finds it.
+
+        Args:
+            folder: Made if it is not there.
+
+        Returns:
+            The path of the file, ``spo_tracker.safetensors``.
+        """
+        return save_tracker_of(self, Path(folder))
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        self._save_run(Path(output_dir))
+        save_run(self, Path(output_dir))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.save_only_model and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            self._write_tracker(folder / TRACKER_FILE)
-
-    def _write_tracker(self, path: Path) -> None:
-        write_tracker(
-            path,
-            self.tracker,
-            fingerprint=self.prompts.fingerprint,
-            processes=self.accelerator.num_processes,
-            is_estimated=self._is_estimated,
-            divergence=self.args.divergence,
-        )
-
-    def _save_run(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.args.should_save:
-            self._write_tracker(folder / TRACKER_FILE)
-            if self._trajectories is not None:
-                from safetensors.numpy import save_file
-
-                save_file(self._trajectories.state_dict(), folder / "spo_trajectories.safetensors")
-        probe = None if self._probe is None else vars(self._probe)
-        is_inside = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-        state = {
-            "step": self._step,
-            "window": self._buffered_inputs if is_inside else None,
-            "probe": probe,
-            "metrics": dict(self._metrics["train"]),
-        }
-        torch.save(state, folder / PROCESS_FILE.format(rank=self.accelerator.process_index))
+            self.save_tracker(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}"))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._load_run(Path(checkpoint))
-
-    def _load_run(self, folder: Path) -> None:
-        tracker, metadata = read_tracker(folder / TRACKER_FILE)
-        _check_fingerprint(metadata["fingerprint"], self.prompts.fingerprint, folder)
-        if metadata["processes"] != self.accelerator.num_processes:
-            raise ValueError(
-                f"{folder} was saved by {metadata['processes']} processes and {self.accelerator.num_processes} are running: "
-                "continue with the same number, or start anew with initial_values set to the checkpoint"
-            )
-        if tracker.kind != self.tracker.kind:
-            raise ValueError(f"{folder} has values of kind {tracker.kind!r}, this run {self.tracker.kind!r}")
-        if metadata["divergence"] != self.args.divergence:
-            raise ValueError(
-                f"{folder} was saved with divergence={metadata['divergence']!r} and this run has "
-                f"{self.args.divergence!r}: continue with the same, or start anew with initial_values set to the checkpoint"
-            )
-        path = folder / PROCESS_FILE.format(rank=self.accelerator.process_index)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is not there, so this run cannot go on where it stopped (save_only_model leaves it out): start "
-                "anew with initial_values set to the checkpoint"
-            )
-        self.tracker, self._is_estimated = tracker, metadata["is_estimated"]
-        if self._trajectories is not None:
-            from safetensors.numpy import load_file
-
-            self._trajectories.load_state_dict(load_file(folder / "spo_trajectories.safetensors"))
-        device = self.accelerator.device
-        # Of several processes each has a cpu of its own number, which torch.load does not know.
-        where = "cpu" if device.type == "cpu" else device
-        state = torch.load(path, map_location=where, weights_only=True)
-        if state["window"] is not None and len(state["window"]) != self.args.steps_per_generation:
-            raise ValueError(
-                f"{folder} was saved inside a generation that serves {len(state['window'])} steps, and this run has "
-                f"steps_per_generation={self.args.steps_per_generation}: continue with the same"
-            )
-        self._step, self._buffered_inputs = state["step"], state["window"]
-        self._probe = None if state["probe"] is None else Probe(**state["probe"])
-        for name, values in state["metrics"].items():
-            self._metrics["train"][name] = values
+            load_run(self, Path(checkpoint))
 
     def push_tracker_to_hub(self, repo_id: str, **arguments: Any) -> str | None:
         """Publish the tracker as a data set: what this run knows of every prompt.
@@ -477,15 +399,6 @@ class _Placeholders(Sampler):
         return self.number
 
 
-def _portions(num_prompts: int, num_samples: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows int64 [size], each `num_samples` times in all, and which are to be counted: the last portion is filled up."""
-    rows: np.ndarray = np.repeat(np.arange(num_prompts), num_samples)
-    for start in range(0, len(rows), size):
-        portion = rows[start : start + size]
-        fresh = np.arange(size) < len(portion)
-        yield np.resize(portion, size), fresh
-
-
 def _load_start(source: str) -> tuple[ValueTracker, dict[str, Any]]:
     """The tracker that `initial_values` names, before a model is loaded for nothing."""
     try:
@@ -494,14 +407,6 @@ def _load_start(source: str) -> tuple[ValueTracker, dict[str, Any]]:
         raise ValueError(
             f"initial_values={source!r} is none of {', '.join(INITIAL_VALUES)}, and there is no tracker: {error}"
         ) from error
-
-
-def _check_fingerprint(found: Any, expected: str, source: Any) -> None:
-    if found != expected:
-        raise ValueError(
-            f"the tracker in {source} is of other prompts than this data set (fingerprint {found}, expected {expected}): "
-            "give the data set it was made with. With prompt_id_column, initial_values carries values over by id"
-        )
 
 
 def _check_reference_model(model: Any, args: SPOConfig, peft_config: Any) -> None:

@@ -11,7 +11,6 @@ from mmbert_hf.trainers.spo import trainer as module
 from mmbert_hf.trainers.spo.divergence import kept_share
 from mmbert_hf.trainers.spo.sampling import draw_prompts
 from mmbert_hf.trainers.spo.tracker import ValueTracker
-from mmbert_hf.trainers.spo.tracker_files import read_tracker
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`(is_)?gradient_checkpointing\\w*` is deprecated:FutureWarning"  # TRL 1.16 with transformers 5.23: TRL's own
@@ -261,44 +260,6 @@ def test_a_policy_that_stays_has_not_moved(spo, tiny, divergence, options):
     assert model.training
 
 
-def test_offline_values_are_paid_for(spo, tiny):
-    recorder = tiny.Recorder(lambda prompts, **_: [float(int(prompt[2]) < 4) for prompt in prompts])  # "0+3="
-    trainer = spo(recorder, initial_values="offline", num_initial_samples=3, num_generations_eval=2, max_steps=1)
-    before = None
-
-    def remember(*args):
-        nonlocal before
-        before = before or trainer.tracker.state_dict()
-        return choose(*args)
-
-    choose, trainer._choose = trainer._choose, remember
-    trainer.train()
-    assert before["values"].tolist() == [3.5 / 4] * 4 + [0.5 / 4] * 6
-    assert before["weights"] == pytest.approx(1 / (1 - trainer.args.rho_min))
-    asked = [prompt for call in recorder.calls[:-1] for prompt in call.prompts]
-    assert {asked[:30].count(prompt) for prompt in asked} == {3}  # and the last batch is filled up
-    tokens = sum(len(ids) for call in recorder.calls for ids in call.ids) + 4 * 4 * len(recorder.calls)
-    assert trainer.state.num_input_tokens_seen == tokens
-    entry = trainer.state.log_history[0]
-    assert entry["num_tokens"] == tokens
-    assert 0 < entry["spo/estimate_tokens"] < tokens
-    assert trainer.num_generations_eval == 2
-    assert trainer.tracker.round == 1
-
-
-def test_values_may_be_estimated_before_training(spo, tiny):
-    # truncated responses are masked, and paid for all the same
-    recorder = tiny.Recorder()
-    trainer = spo(recorder, max_steps=1, mask_truncated_completions=True)
-    is_training = trainer.model.training
-    assert trainer.estimate_values(2) is trainer.tracker
-    assert trainer.model.training == is_training
-    trainer.train()
-    assert len(recorder.calls) == 6
-    tokens = sum(len(ids) for call in recorder.calls for ids in call.ids) + 4 * 4 * len(recorder.calls)
-    assert trainer.state.num_input_tokens_seen == tokens
-
-
 def test_warmup_visits_everybody_first(spo, tiny):
     recorder = tiny.Recorder()
     trainer = spo(recorder, initial_values="warmup", max_steps=3, exploration_floor=0.0)
@@ -309,23 +270,6 @@ def test_warmup_visits_everybody_first(spo, tiny):
     plain = spo(tiny.Recorder(), max_steps=3, exploration_floor=0.0, folder="plain")
     plain.train()
     assert plain.tracker.visits.min() == 0
-
-
-def test_values_are_taken_over_from_a_checkpoint(spo, tiny, tmp_path):
-    first = spo(max_steps=3, save_strategy="steps", save_steps=3, save_only_model=True)
-    first.train()
-    checkpoint = tmp_path / "run" / "checkpoint-3"
-    assert_same_tracker(read_tracker(checkpoint / "spo_tracker.safetensors")[0], first.tracker)
-    second = spo(initial_values=str(checkpoint), folder="second")
-    for name in ("values", "weights", "squares"):
-        np.testing.assert_array_equal(getattr(second.tracker, name), getattr(first.tracker, name))
-    assert not second.tracker.visits.any()
-    assert second.tracker.round == 0
-    second.train()
-    with pytest.raises(ValueError, match=r"of other prompts than this data set.*prompt_id_column"):
-        spo(initial_values=str(checkpoint), dataset=tiny.sums(9), folder="third")
-    with pytest.raises(ValueError, match=r"kind 'beta', this one 'average'"):
-        spo(initial_values=str(checkpoint), value_model="average", folder="fourth")
 
 
 def test_ids_carry_values_to_a_changed_data_set(spo, tiny, tmp_path):
