@@ -1,10 +1,20 @@
 """Work-arounds for defects of supported versions of other libraries: the one place that looks at versions."""
 
+from importlib import import_module
 from importlib.metadata import version
 
 from packaging.version import Version
 
 TRANSFORMERS = Version(version("transformers"))
+
+
+def transport_error() -> type[Exception]:
+    """What the HTTP client of huggingface_hub raises when there is no answer: its client is httpx in 1.x, httpx2 later."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client = next(base.__module__.partition(".")[0] for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    error: type[Exception] = import_module(client).TransportError
+    return error
 
 
 def register_on_native_config(auto_class: type, config_class: type, model_class: type) -> None:

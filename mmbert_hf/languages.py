@@ -145,6 +145,18 @@ def hub_code(code: str) -> str:
     return get_language(code).hub_code
 
 
+@cache
+def hub_codes() -> frozenset[str]:
+    """Every code that the `language:` metadata of a model card takes for a language.
+
+    Example:
+        >>> from mmbert_hf.languages import hub_codes
+        >>> "fo" in hub_codes(), "fao" in hub_codes()
+        (True, False)
+    """
+    return frozenset(language.hub_code for language in _table().values())
+
+
 def temper(counts_L: np.ndarray, temperature: float) -> np.ndarray:
     """Tempered distribution over counts, p_i = n_i^tau / sum_j n_j^tau.
 

@@ -21,7 +21,7 @@ def encoder_card(
     facts: Mapping[str, Any],
     *,
     languages: Sequence[str] = (),
-    license: str = "apache-2.0",
+    license: str | None = "apache-2.0",
     base_model: str | None = None,
     datasets: Sequence[str] = (),
 ) -> ModelCard:
@@ -32,7 +32,7 @@ def encoder_card(
         facts: What is known of the model; every key may be missing: ``corpus``, ``phases``, ``heldout_mean``,
             ``bitext``, ``parameters``, ``seed``, ``versions``, as in the demo's metrics.json.
         languages: Hub codes (ISO 639-1 where there is one, else ISO 639-3).
-        license: Licence identifier of the Hub.
+        license: Licence identifier of the Hub; None leaves it open.
         base_model: The model this one continues from.
         datasets: Data sets on the Hub that it was trained on.
 

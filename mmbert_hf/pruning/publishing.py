@@ -7,12 +7,12 @@ Design decisions:
   new one does not have go in the same commit. When nothing has changed there is no commit.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbert_hf.hub.names import is_hub_name
 from mmbert_hf.pruning.report import PruningReport
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch_file", "published_report", "push_folder", "render_card"]
 
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tokenizer*", "vocab*", "merges.txt",
             "special_tokens_map.json", "added_tokens.json", "onnx/*"]  # fmt: skip
 
@@ -38,7 +37,7 @@ def published_report(report: PruningReport) -> PruningReport:
         (None, {'statistics_dir': None})
     """
     name = report.base_model or ""
-    is_on_hub = HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+    is_on_hub = is_hub_name(name) and not Path(name).exists()
     return replace(report, base_model=name if is_on_hub else None, args={**report.args, "statistics_dir": None})
 
 

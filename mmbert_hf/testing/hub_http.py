@@ -122,11 +122,12 @@ class Response:
 class Fault:
     """A failure to hand out instead of an answer; see `LoopbackHub.fail_next`."""
 
-    status: int | Literal["cut"]
+    status: int | Literal["cut", "lost"]
     method: str | None
     path_contains: str | None
     times: int
     retry_after: float | None
+    skip: int = 0
 
     def matches(self, method: str, path: str) -> bool:
         """Return whether a request is one to fail."""
@@ -216,12 +217,17 @@ class HubServer(ThreadingHTTPServer):
     def take_fault(self, method: str, path: str) -> Fault | None:
         """Return the first fault that a request meets, and count it down."""
         with self._lock:
-            fault = next((fault for fault in self.faults if fault.matches(method, path)), None)
-            if fault is not None:
+            for fault in self.faults:
+                if not fault.matches(method, path):
+                    continue
+                if fault.skip > 0:
+                    fault.skip -= 1
+                    continue
                 fault.times -= 1
                 if fault.times == 0:
                     self.faults.remove(fault)
-            return fault
+                return fault
+            return None
 
     def server_bind(self) -> None:
         """Bind without the name look-up that `HTTPServer` makes."""
@@ -290,10 +296,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = read_body(self.rfile, self.headers)
         try:
             fault = self.server.take_fault(self.command, path)
-            if fault is None:
+            response: Response | None = None
+            if fault is None or fault.status == "lost":
                 request = Request(self.command, url.path, parse_qs(url.query), self.headers, body)
                 response = self._answer(request)
-            elif fault.status == "cut":
+            if fault is None:
+                pass
+            elif fault.status in ("cut", "lost"):
                 response = None
             else:
                 response = Response.from_error(HubError(fault.status, "this failure was asked for by fail_next"))

@@ -147,32 +147,36 @@ class LoopbackHub:
 
     def fail_next(
         self,
-        status: int | Literal["cut"],
+        status: int | Literal["cut", "lost"],
         *,
         method: str | None = None,
         path_contains: str | None = None,
         times: int = 1,
         retry_after: float | None = None,
+        skip: int = 0,
     ) -> None:
         """Fail requests to come, without doing what they ask for.
 
         Args:
-            status: HTTP status from 400 to 599, or `cut` to close the connection without an answer.
+            status: HTTP status from 400 to 599; `cut` to close the connection without an answer; or `lost` to do what is
+                asked for, and close the connection without an answer then.
             method: Fail only requests of this method (`GET`, `HEAD`, `POST`, `PUT`, `DELETE`).
             path_contains: Fail only requests whose percent-decoded path, without the query, contains this.
             times: How many requests to fail.
-            retry_after: Seconds for the `Retry-After` header; not with `cut`.
+            retry_after: Seconds for the `Retry-After` header; not with `cut` and `lost`.
+            skip: How many such requests are answered first.
 
         Raises:
             ValueError: If an argument is none of that.
         """
-        if status != "cut" and not (isinstance(status, int) and 400 <= status <= 599):
-            raise ValueError(f"status must be 400 to 599 or 'cut', got {status!r}")
-        if times < 1:
-            raise ValueError(f"times must be at least 1, got {times}")
-        if retry_after is not None and (status == "cut" or retry_after < 0):
+        has_answer = isinstance(status, int)
+        if status not in ("cut", "lost") and not (isinstance(status, int) and 400 <= status <= 599):
+            raise ValueError(f"status must be 400 to 599, 'cut' or 'lost', got {status!r}")
+        if times < 1 or skip < 0:
+            raise ValueError(f"times must be at least 1 and skip at least 0, got {times} and {skip}")
+        if retry_after is not None and (not has_answer or retry_after < 0):
             raise ValueError(f"retry_after needs a status and cannot be negative, got {retry_after} with {status!r}")
-        fault = Fault(status, None if method is None else method.upper(), path_contains, times, retry_after)
+        fault = Fault(status, None if method is None else method.upper(), path_contains, times, retry_after, skip)
         self._running().faults.append(fault)
 
 

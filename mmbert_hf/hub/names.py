@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+__all__ = ["check_folder_or_hub_name", "check_repo_id", "is_hub_name", "require_token"]
 
 
 def require_token(api: HfApi) -> str:
@@ -55,6 +58,37 @@ def check_folder_or_hub_name(name: str) -> None:
             ...
         FileNotFoundError: there is no folder './no-such-folder', and a name on the Hub is owner/name
     """
-    is_hub_name = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
-    if not Path(name).is_dir() and not is_hub_name:
+    if not Path(name).is_dir() and not is_hub_name(name):
         raise FileNotFoundError(f"there is no folder {name!r}, and a name on the Hub is owner/name")
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether this has the form of a repository's full name, ``owner/name``.
+
+    Example:
+        >>> is_hub_name("jhu-clsp/mmBERT-base"), is_hub_name("./models")
+        (True, False)
+    """
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be the name of a repository: ``owner/name``, or a name of your own.
+
+    Raises:
+        ValueError: It cannot be one; the message says why.
+
+    Example:
+        >>> check_repo_id("me/small-model")
+        >>> check_repo_id("me/small model")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: 'me/small model' cannot be the name of a repository on the Hub: give owner/name, ...
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            f"{repo_id!r} cannot be the name of a repository on the Hub: give owner/name, each of at most 96 letters, "
+            "digits, -, _ and ., not ending in - or ."
+        ) from error

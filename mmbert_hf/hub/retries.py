@@ -1,0 +1,149 @@
+"""Requests that fail for the moment are made again, for a bounded time; all others are explained.
+
+Design decisions:
+
+- One `Retries` serves a whole publication: the time that is waited in all has a limit, whatever fails how often.
+- huggingface_hub repeats some requests by itself (uploads, "which files are new"). What it gives up on, and what it does not
+  repeat (making the repository, the commit, listing), is repeated here. Who calls has to know whether a repetition is safe:
+  for a commit the state of the repository is looked at first (upload.py).
+- An explanation is one sentence with what to do. It holds no header and no token.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from huggingface_hub.errors import HfHubHTTPError
+
+from mmbert_hf._compat import transport_error
+
+__all__ = ["Retries", "explain", "is_passing", "request_error"]
+
+logger = logging.getLogger(__name__)
+
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: may be otherwise in a moment
+AGAIN = "nothing is half published: the same call goes on where this one stopped"
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds
+
+T = TypeVar("T")
+
+
+def request_error(error: Exception) -> Exception:
+    """The failed request that an error is about: huggingface_hub says of an upload "Error while uploading", because of it."""
+    cause = error.__cause__
+    is_wrapped = type(error) is RuntimeError and isinstance(cause, (HfHubHTTPError, transport_error()))
+    return cause if is_wrapped and isinstance(cause, Exception) else error
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether a request that failed in this way may succeed in a moment."""
+    error = request_error(error)
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in PASSING
+    return isinstance(error, (transport_error(), ConnectionError, TimeoutError))
+
+
+def explain(error: Exception, repo_id: str, endpoint: str) -> Exception:
+    """An error of a request as one sentence that says what to do.
+
+    Args:
+        error: From huggingface_hub or its HTTP client.
+        repo_id: What was being published.
+        endpoint: Address of the Hub.
+
+    Returns:
+        PermissionError, FileNotFoundError, ValueError or ConnectionError; `error` itself if it is none of a request.
+    """
+    error = request_error(error)
+    if not isinstance(error, HfHubHTTPError):
+        if not is_passing(error):
+            return error
+        return ConnectionError(f"the Hub at {endpoint} cannot be reached ({type(error).__name__}); {AGAIN}")
+    status = error.response.status_code
+    if status == 401:
+        return PermissionError(
+            f"the Hub at {endpoint} refuses the token (401); run `hf auth login`, or set HF_TOKEN to one with write access"
+        )
+    if status == 403:
+        return PermissionError(
+            f"the token may not write to {repo_id} (403); take one with write access to it, or publish under your own name"
+        )
+    if status == 404:
+        return FileNotFoundError(
+            f"the Hub at {endpoint} does not know {repo_id}, or does not show it to this token (404); check the name and "
+            "the revision"
+        )
+    if status == 409:
+        return ValueError(f"{repo_id} was changed by somebody else at the same time (409); {AGAIN}")
+    if status == 412:
+        return ValueError(f"{repo_id} got commits of somebody else, again and again (412); {AGAIN}")
+    if status == 413:
+        return ValueError(
+            f"the Hub takes nothing as large as this for {repo_id} (413): publish fewer or smaller files, for example "
+            "weights in shards (max_shard_size)"
+        )
+    if is_passing(error):
+        return ConnectionError(f"the Hub at {endpoint} did not do what was asked ({status}); {AGAIN}")
+    return ValueError(
+        f"the Hub at {endpoint} refuses this for {repo_id} ({status}): {error.server_message or 'no reason'}"
+    )
+
+
+class Retries:
+    """Time that may be waited in one publication.
+
+    Args:
+        max_seconds: In all.
+        sleep: Waits so many seconds.
+    """
+
+    def __init__(self, max_seconds: float = 300.0, *, sleep: Callable[[float], None] | None = None) -> None:
+        self.max_seconds, self.waited = max_seconds, 0.0
+        self._sleep = sleep
+        self._failures = 0
+
+    def wait(self, error: Exception) -> None:
+        """Wait before a request is made again: as long as the Hub says, else longer with every failure.
+
+        Raises:
+            Exception: `error`, if it will not pass or no time is left.
+        """
+        if not is_passing(error):
+            raise error
+        seconds = min(LONGEST_WAIT, FIRST_WAIT * 2**self._failures) * random.uniform(0.8, 1.2)
+        seconds = max(seconds, _retry_after(error))
+        if self.waited + seconds > self.max_seconds:
+            raise error
+        logger.warning("%s; trying again in %.0f s", type(error).__name__, seconds)
+        (self._sleep or time.sleep)(seconds)
+        self.waited += seconds
+        self._failures += 1
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Make a request that may be repeated, until it succeeds.
+
+        Raises:
+            Exception: As `wait` does.
+        """
+        while True:
+            try:
+                result = function()
+            except Exception as error:
+                self.wait(error)
+            else:
+                self._failures = 0
+                return result
+
+
+def _retry_after(error: Exception) -> float:
+    """Seconds that the Hub asks to wait, 0 if it does not say."""
+    error = request_error(error)
+    if not isinstance(error, HfHubHTTPError):
+        return 0.0
+    value = error.response.headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:  # the other form is a date, which the Hub does not send
+        return 0.0

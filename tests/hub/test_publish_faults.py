@@ -1,0 +1,178 @@
+"""Every request of a publication is failed once, in every way: it completes, or says what to do; nothing is half done or lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmbert_hf import hub as package
+from mmbert_hf.hub import retries
+
+FAULTS = (401, 403, 404, 409, 412, 413, 429, 500, "cut", "lost")
+COMPLETES = (429, 500, "cut", "lost")  # of one failure
+MODES = {"commit": {}, "branch": {"revision": "next"}, "pull request": {"create_pr": True}}
+EXPLAINED = (PermissionError, FileNotFoundError, ConnectionError, ValueError)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder as a training run leaves it: what is published, and what is not."""
+    folder = tmp_path / "model"
+    (folder / "checkpoint-3").mkdir(parents=True)
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(range(256)) * 64)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n")
+    for name in ("optimizer.pt", "training_args.bin", "checkpoint-3/model.safetensors"):
+        (folder / name).write_bytes(b"not for others")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """Nobody waits here; what was waited for is kept."""
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    return waited
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+def snapshot(api, revision=None):
+    """What others see: bytes by path, or None if there is no repository or revision."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = api.list_repo_files("loopback/mine", revision=revision)
+    except HfHubHTTPError:
+        return None
+    return {name: Path(api.hf_hub_download("loopback/mine", name, revision=revision)).read_bytes()
+            for name in files if name != ".gitattributes"}  # fmt: skip
+
+
+def number_of_requests(hub, source, mode):
+    """How many requests a publication makes that meets no failure, in a repository with an older model in it."""
+    publish(hub, source, mode)
+    return len(hub.requests)
+
+
+def publish(hub, source, mode, **options):
+    return package.publish(source, "mine", endpoint=hub.endpoint, token=hub.token, **MODES[mode], **options)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_request_fails_once(tmp_path, monkeypatch, source, mode, fault):
+    from huggingface_hub import HfApi
+
+    from mmbert_hf.testing import LoopbackHub
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with LoopbackHub() as hub:
+        total = number_of_requests(hub, source, mode)
+    mine, wanted = contents(source), None
+    assert total > 8
+    for place in range(total):
+        with LoopbackHub() as hub:
+            api = HfApi(endpoint=hub.endpoint, token=hub.token)
+            hub.fail_next(fault, skip=place, retry_after=3 if fault == 429 else None)
+            try:
+                done = publish(hub, source, mode)
+            except EXPLAINED as error:
+                assert fault not in COMPLETES, f"{hub.requests[-3:]}: {error}"
+                assert hub.token not in str(error)
+                assert "mine" in str(error) or "Hub" in str(error)
+                done = None
+            else:
+                assert done.url
+            revision = {"commit": None, "branch": "next", "pull request": "refs/pr/1"}[mode]
+            seen = snapshot(api, revision)
+            if done is None:  # nothing, or all of it
+                assert seen is None or not seen or set(seen) == {"README.md", *(p.name for p in mine if "checkpoint" not in
+                    str(p) and p.suffix in (".json", ".safetensors"))}  # fmt: skip
+            again = publish(hub, source, mode)
+            assert again.url
+            seen = snapshot(api, revision)
+            wanted = wanted or seen
+            assert seen == wanted, (place, hub.requests)
+            assert seen["model.safetensors"] == (source / "model.safetensors").read_bytes()
+            assert not publish(hub, source, mode).changed or mode == "pull request"
+            refs = api.list_repo_refs("loopback/mine", include_pull_requests=True).pull_requests
+            assert len(refs) == (1 if mode == "pull request" else 0)
+            commits = [commit.title for commit in api.list_repo_commits("loopback/mine", revision=revision)]
+            assert commits.count("Publish policy") == 1
+        assert contents(source) == mine
+
+
+def test_a_hub_that_stays_away_is_given_up_on(hub, source, waits):
+    hub.fail_next(500, times=10_000)
+    with pytest.raises(ConnectionError, match=r"did not do what was asked \(500\).*the same call goes on"):
+        publish(hub, source, "commit", max_wait_seconds=60)
+    assert sum(waits) <= 60 + 5 * 30  # and what huggingface_hub waits by itself
+    assert sum(waits) > 20
+
+
+def test_what_the_hub_asks_to_wait_is_waited(hub, source, waits):
+    hub.fail_next(429, method="POST", path_contains="/commit/", retry_after=17)
+    publish(hub, source, "commit")
+    assert max(waits) >= 17
+
+
+def test_nobody_waits_for_a_day(hub, source, waits):
+    hub.fail_next(429, method="POST", path_contains="/commit/", retry_after=86_400)
+    with pytest.raises(ConnectionError, match=r"\(429\)"):
+        publish(hub, source, "commit")
+    assert not waits
+
+
+def test_somebody_else_is_faster(hub, api, source, monkeypatch):
+    publish(hub, source, "commit")
+    (source / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "changed": 1}')
+    create_commit, times = api.__class__.create_commit, []
+
+    def slower(self, *arguments, **options):
+        times.append(1)
+        if len(times) == 1:
+            api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="loopback/mine")
+        return create_commit(self, *arguments, **options)
+
+    monkeypatch.setattr(api.__class__, "create_commit", slower)
+    assert publish(hub, source, "commit").changed
+    files = snapshot(api)
+    assert files["theirs.txt"] == b"theirs"
+    assert b"changed" in files["config.json"]
+
+
+def test_a_listing_that_is_not_what_was_sent(hub, source, monkeypatch):
+    from mmbert_hf.hub import upload
+
+    is_same = upload._is_same
+    monkeypatch.setattr(
+        upload, "_is_same", lambda remote, local: is_same(remote, local) and local.path.name != "model.safetensors"
+    )
+    with pytest.raises(RuntimeError, match=r"is not what was sent \(model.safetensors\)"):
+        publish(hub, source, "commit")
+
+
+def test_a_full_disk(hub, api, source, monkeypatch):
+    import errno
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = contents(source)
+    monkeypatch.setattr("mmbert_hf.hub.publication.LocalFile.read", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish(hub, source, "commit")
+    assert contents(source) == before
+    assert snapshot(api) is None
+
+
+def test_only_what_may_pass_is_waited_for():
+    assert retries.is_passing(ConnectionResetError())
+    assert not retries.is_passing(ValueError())
+    with pytest.raises(ValueError, match="no"):
+        retries.Retries().wait(ValueError("no"))
