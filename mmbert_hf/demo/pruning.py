@@ -29,10 +29,9 @@ from mmbert_hf.demo import reloading_embedder
 from mmbert_hf.demo.embedder import MINILM
 from mmbert_hf.demo.settings import PruneSettings
 from mmbert_hf.evaluation.retrieval import RetrievalSet
-from mmbert_hf.hub import require_token
+from mmbert_hf.hub import publish as publish_to_hub
 from mmbert_hf.pruning import GAPruneConfig, GAPruner, PrunedEmbedder
 from mmbert_hf.pruning.measuring import measure_models
-from mmbert_hf.pruning.publishing import push_folder
 from mmbert_hf.pruning.saving import save_embedder
 
 if TYPE_CHECKING:
@@ -210,8 +209,6 @@ def publish(job: PruneJob, measured: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: The published model could not be loaded, or the process imported this package.
     """
-    from huggingface_hub import HfApi
-
     from mmbert_hf.testing import LoopbackHub
 
     pruned = job.load_pruned("retrained")
@@ -223,27 +220,17 @@ def publish(job: PruneJob, measured: Mapping[str, Any]) -> dict[str, Any]:
     expected = pruned.model.encode(probes, batch_size=32, show_progress_bar=False)
     with LoopbackHub(job.folder.parent / "hub") as hub:
         endpoint = hub.endpoint
-        api = HfApi(endpoint=endpoint, token=hub.token)
-        require_token(api)
-        address = push_folder(
-            api,
-            export,
-            REPO_ID,
-            private=None,
-            revision=None,
-            create_pr=False,
-            commit_message="Publish the demo's pruned embedder",
-            exist_ok=True,
+        published = publish_to_hub(
+            export, REPO_ID, endpoint=endpoint, token=hub.token, commit_message="Publish the demo's pruned embedder"
         )
         logger.info("published %s to the Hub at %s", REPO_ID, endpoint)
         embeddings, loaded = _reload(hub.environment(), probes)
     logger.info("reloaded without package: %s", loaded["model_class"])
-    files = [path for path in sorted(export.rglob("*")) if path.is_file()]
     return {
         "repo_id": REPO_ID,
         "endpoint": endpoint,
-        "commit": address.rpartition("/")[2],
-        "files": [{"name": path.relative_to(export).as_posix(), "bytes": path.stat().st_size} for path in files],
+        "commit": published.commit,
+        "files": [{"name": name, "bytes": size} for name, size in published.files.items()],
         "reload_class": loaded["model_class"],
         "reload_modules": loaded["modules"],
         "reload_max_abs_diff": float(np.abs(embeddings - expected).max()),

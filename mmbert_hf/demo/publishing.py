@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
 
 from mmbert_hf.conversion import export_modernbert
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, Declaration
 from mmbert_hf.demo import reloading
-from mmbert_hf.hub import require_token
+from mmbert_hf.hub import publish as publish_to_hub
 from mmbert_hf.languages import hub_code
 from mmbert_hf.model_cards import encoder_card
 from mmbert_hf.testing import LoopbackHub
@@ -62,16 +61,15 @@ def publish_and_reload(
     probes = [corpus[code].paragraphs(HELD_OUT_ARTICLES)[0] for code in languages[:NUM_PROBES]]
     expected = _logits(model, tokenizer, probes)
     with LoopbackHub(folder / "hub") as hub:
-        api = HfApi(endpoint=hub.endpoint, token=hub.token)
-        require_token(api)
-        api.create_repo(REPO_ID, exist_ok=True)
-        commit = api.upload_folder(repo_id=REPO_ID, folder_path=export, commit_message="Publish the demo's encoder")
+        published = publish_to_hub(
+            export, REPO_ID, endpoint=hub.endpoint, token=hub.token, commit_message="Publish the demo's encoder"
+        )
         logger.info("published %s to the Hub at %s", REPO_ID, hub.endpoint)
         record: dict[str, Any] = {
             "repo_id": REPO_ID,
             "endpoint": hub.endpoint,
-            "commit": commit.oid,
-            "files": [{"name": path.name, "bytes": path.stat().st_size} for path in sorted(export.iterdir())],
+            "commit": published.commit,
+            "files": [{"name": name, "bytes": size} for name, size in published.files.items()],
         }
         for name in ("with_package", "without_package"):
             logits, loaded = _reload(hub.environment(), probes, with_package=name == "with_package")

@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi
 
 from mmbert_hf.demo import reloading_policy
 from mmbert_hf.demo.spo import SPOJob
 from mmbert_hf.demo.wording import percent
-from mmbert_hf.hub import require_token
+from mmbert_hf.hub import publish as publish_to_hub
+from mmbert_hf.model_cards.plain import plain_card
+from mmbert_hf.model_cards.trackers import tracker_card
 from mmbert_hf.testing import LoopbackHub
 from mmbert_hf.trainers.spo.tracker import ROW_ARRAYS, ValueTracker
 from mmbert_hf.trainers.spo.tracker_files import load_tracker
@@ -34,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 REPO_ID = "loopback/arithmetic-spo"
 TRACKER_REPO_ID = "loopback/arithmetic-spo-tracker"
-PAPER = "https://arxiv.org/abs/2509.13232"
 
 
 def publish(job: SPOJob, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,24 +51,24 @@ def publish(job: SPOJob, facts: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: The process that loads could not do so; the message holds its output.
     """
-    policy_card(facts).save(job.folder / "policy" / "README.md")
-    tracker_card(facts).save(job.folder / "tracker" / "README.md")
     tracker, _ = load_tracker(job.folder / "tracker")
     prompts = job.examples["prompt"][:]
+    card = plain_card(REPO_ID, policy_facts(facts), tags=["trl", "spo"], prompt=prompts[0])
+    card.save(job.folder / "policy" / "README.md")
+    tracker_card(TRACKER_REPO_ID, tracker, base_model=REPO_ID).save(job.folder / "tracker" / "README.md")
     expected = _logits(job.load("policy"), job.tokenizer, prompts)
     with LoopbackHub(job.folder.parent / "hub") as hub, tempfile.TemporaryDirectory() as scratch:
-        api = HfApi(endpoint=hub.endpoint, token=hub.token)
-        require_token(api)
         record: dict[str, Any] = {"repo_id": REPO_ID, "tracker_repo_id": TRACKER_REPO_ID, "endpoint": hub.endpoint}
-        for key, name, folder, kind in (
-            ("", REPO_ID, job.folder / "policy", "model"),
-            ("tracker_", TRACKER_REPO_ID, job.folder / "tracker", "dataset"),
+        for key, name, message in (
+            ("", REPO_ID, "Publish the demo's policy"),
+            ("tracker_", TRACKER_REPO_ID, "Publish the tracker of the demo's policy"),
         ):
-            api.create_repo(name, repo_type=kind, exist_ok=True)
-            message = "Publish the demo's policy" if kind == "model" else "Publish the tracker of the demo's policy"
-            commit = api.upload_folder(repo_id=name, repo_type=kind, folder_path=folder, commit_message=message)
-            record[f"{key}commit"], record[f"{key}files"] = commit.oid, _files(folder)
+            folder = job.folder / ("tracker" if key else "policy")
+            done = publish_to_hub(folder, name, endpoint=hub.endpoint, token=hub.token, commit_message=message)
+            record[f"{key}commit"] = done.commit
+            record[f"{key}files"] = [{"name": file, "bytes": size} for file, size in done.files.items()]
             logger.info("published %s to the Hub at %s", name, hub.endpoint)
+        api = HfApi(endpoint=hub.endpoint, token=hub.token)
         fetched = api.snapshot_download(TRACKER_REPO_ID, repo_type="dataset", local_dir=Path(scratch, "tracker"))
         loaded, _ = load_tracker(fetched)
         arrays, answer = _reload(hub.environment(), prompts)
@@ -107,77 +108,37 @@ def same_table(tracker: ValueTracker, arrays: Mapping[str, np.ndarray]) -> bool:
     return all(np.array_equal(column, found[name], equal_nan=name != "id") for name, column in expected.items())
 
 
-def policy_card(facts: Mapping[str, Any]) -> ModelCard:
-    """Return the card of the policy: what it is, how to use it, and what was measured.
+def policy_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of the policy says: how it was trained, what was measured, and what it is good for.
 
     Args:
         facts: ``settings``, ``task``, ``policy``, ``fitting``, ``training`` and ``quality`` of the ``spo`` record.
+
+    Returns:
+        For `mmbert_hf.model_cards.plain.plain_card`.
     """
-    task, training, prompts = facts["task"], facts["training"], facts["task"]["prompts"]
-    data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=["trl", "spo", "mmbert-hf"])
-    rows = "\n".join(
-        f"| {group} | {row['num_prompts']} | {percent(row['sampled']['before'])} | {percent(row['sampled']['after'])} |"
+    settings, task, training, prompts = facts["settings"], facts["task"], facts["training"], facts["task"]["prompts"]
+    rows = [
+        [group, row["num_prompts"], percent(row["sampled"]["before"]), percent(row["sampled"]["after"])]
         for group, row in facts["quality"].items()
-    )
-    return ModelCard(f"""---
-{data.to_yaml()}
----
-
-# {REPO_ID.partition("/")[2]}
-
-A causal language model of {facts["policy"]["parameters"]:,} parameters that does arithmetic modulo {task["modulus"]} and
-nothing else. It was fitted to the answers of {prompts["fitted"]} of {prompts["all"]} prompts, and then improved by
-Single-stream Policy Optimization ({PAPER}): {training["samples"]:,} single responses, one for each prompt that was drawn,
-rewarded if right.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{REPO_ID}")
-model = AutoModelForCausalLM.from_pretrained("{REPO_ID}")
-batch = tokenizer("{task["modulus"] - 1}{task["operations"][0]}{task["modulus"] - 1}=", return_tensors="pt")
-print(tokenizer.decode(model(**batch).logits[0, -1].argmax()))
-```
-
-Accuracy of {facts["settings"]["num_samples"]} sampled answers to each prompt, before and after (one run, seed
-{facts["settings"]["seed"]}):
-
-| prompts | how many | before | after |
-|---|---|---|---|
-{rows}
-
-"fitted": the answers were shown; "rewarded": only whether an answer was right; "unseen": neither. What the run expected of
-each prompt is in the data set `{TRACKER_REPO_ID}`. A demonstration of a method, not a model to build on.
-""")
-
-
-def tracker_card(facts: Mapping[str, Any]) -> DatasetCard:
-    """Return the card of the tracker.
-
-    Args:
-        facts: As for `policy_card`, with ``values``.
-    """
-    data = DatasetCardData(tags=["spo", "mmbert-hf"], pretty_name="Value tracker of a run of SPO")
-    return DatasetCard(f"""---
-{data.to_yaml()}
----
-
-# {TRACKER_REPO_ID.partition("/")[2]}
-
-What a run of Single-stream Policy Optimization ({PAPER}) knew of its prompts in the end: a row for each prompt (`id`) with its
-expected reward (`values`), how many observations that stands on (`weights`, `squares`), and when it was last asked (`visits`,
-`last_round`, `last_drift`). `tracker.json` has the rest of the state. The policy is `{REPO_ID}`.
-
-Over the whole run, value and reward differ by {facts["values"]["calibration_error"]:.3f} on average over bins of values.
-
-`mmbert_hf.trainers.spo.load_tracker("{TRACKER_REPO_ID}")` gives the tracker back; with `SPOConfig(initial_values=...)` a run
-starts from it.
-""")
-
-
-def _files(folder: Path) -> list[dict[str, Any]]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
-    return [{"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size} for path in files]
+    ]
+    return {
+        "training": {
+            "method": "SPO, one response per prompt",
+            "task": f"arithmetic modulo {task['modulus']}, and nothing else",
+            "parameters": f"{facts['policy']['parameters']:,}",
+            "fitted before, to the answers of": f"{prompts['fitted']} of {prompts['all']} prompts",
+            "responses": f"{training['samples']:,}, rewarded if right",
+            "seed": settings["seed"],
+        },
+        "tracker": TRACKER_REPO_ID,
+        "results": [["prompts", "how many", "accuracy before", "accuracy after"], *rows],
+        "results_note": (
+            f'Of {settings["num_samples"]} sampled answers to each prompt, one run. "fitted": the answers were shown; '
+            '"rewarded": only whether an answer was right; "unseen": neither.'
+        ),
+        "limits": "A demonstration of a method, not a model to build on.",
+    }
 
 
 @torch.no_grad()

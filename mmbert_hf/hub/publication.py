@@ -90,6 +90,7 @@ def publish(
     create_pr: bool = False,
     token: str | None = None,
     commit_message: str | None = None,
+    exist_ok: bool = True,
     dry_run: bool = False,
     endpoint: str | None = None,
     max_wait_seconds: float = 300.0,
@@ -114,6 +115,7 @@ def publish(
         create_pr: Open a pull request in place of a commit. If one with the same files is there, it is that one.
         token: Of the Hub; the one stored on this machine, or ``HF_TOKEN``, if None.
         commit_message: First line of the commit.
+        exist_ok: Publish to a repository that exists already.
         dry_run: Send nothing, and need no connection.
         endpoint: Address of the Hub; that of ``HF_ENDPOINT`` if None.
         max_wait_seconds: How long is waited in all for a Hub that is busy or cannot be reached; beside what huggingface_hub
@@ -129,6 +131,7 @@ def publish(
             is to be private, files that are too large.
         TypeError: `source` is nothing that can be published.
         FileNotFoundError: There is no such folder.
+        FileExistsError: The repository exists, and `exist_ok` is false.
         RuntimeError: What the Hub lists after the commit is not what was sent.
 
     Example:
@@ -177,6 +180,7 @@ def publish(
             create_pr=create_pr,
             private=private,
             commit_message=commit_message or f"Publish {staged.kind}",
+            exist_ok=exist_ok,
         )
         done = _asking(api, repo_id, lambda: upload(api, files, destination, retries))
     return replace(publication, url=done.url, commit=done.commit, changed=done.changed)

@@ -44,6 +44,7 @@ class Destination:
         create_pr: Open a pull request in place of a commit.
         private: Of a new repository; None is the default of the account.
         commit_message: Its first line.
+        exist_ok: Whether the repository may exist.
     """
 
     repo_id: str
@@ -52,6 +53,7 @@ class Destination:
     create_pr: bool = False
     private: bool | None = None
     commit_message: str = "Upload model"
+    exist_ok: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def upload(api: HfApi, files: Mapping[str, LocalFile], destination: Destination,
 
     Raises:
         ValueError: The repository is public and is asked to be private.
+        FileExistsError: The repository exists and may not.
         RuntimeError: What the Hub lists after the commit is not what was sent.
         HfHubHTTPError: A request failed, and failed again as often as it could be repeated.
     """
@@ -119,6 +122,10 @@ class _Repository:
         """See that repository and branch are there, and private if that is asked for."""
         wanted = self.destination
         info = self._call(self._info)
+        if info is not None and not wanted.exist_ok:
+            raise FileExistsError(
+                f"{wanted.repo_id} exists already; give another name, or exist_ok=True to add a commit to it"
+            )
         if info is None:
             try:
                 self._call(lambda: self.api.create_repo(**self.where, private=wanted.private))

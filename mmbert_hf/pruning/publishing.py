@@ -1,10 +1,6 @@
-"""What surrounds a pruned model in public: the card, the report without local paths, the commit, the files fetched back.
+"""What surrounds a pruned model in public: the card, the report without local paths, the files fetched back.
 
-Design decisions:
-
-- Paths of this computer are not published: the report names a parent that is on the Hub, or none.
-- A push is one commit: whoever downloads the model gets the old one or the new one. Files of an earlier model that the
-  new one does not have go in the same commit. When nothing has changed there is no commit.
+Paths of this computer are not published: the report names a parent that is on the Hub, or none.
 """
 
 from collections.abc import Mapping
@@ -16,13 +12,10 @@ from mmbert_hf.hub.names import is_hub_name
 from mmbert_hf.pruning.report import PruningReport
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub import ModelCard
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["fetch_file", "published_report", "push_folder", "render_card"]
-
-REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tokenizer*", "vocab*", "merges.txt",
-            "special_tokens_map.json", "added_tokens.json", "onnx/*"]  # fmt: skip
+__all__ = ["fetch_file", "published_report", "render_card"]
 
 
 def published_report(report: PruningReport) -> PruningReport:
@@ -62,54 +55,6 @@ def render_card(
     if "license" in chosen:
         known = {name: value for name, value in known.items() if not name.startswith("license")}
     return pruned_embedder_card(repo_id, report, **{**known, **chosen})
-
-
-def push_folder(
-    api: "HfApi",
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool | None,
-    revision: str | None,
-    create_pr: bool,
-    commit_message: str,
-    exist_ok: bool,
-) -> str:
-    """Upload a folder in one commit.
-
-    Args:
-        api: Client, with a token that works.
-        folder: What to upload.
-        repo_id: ``owner/name``.
-        private: Of a new repository.
-        revision: Branch; made if it is not there.
-        create_pr: Open a pull request.
-        commit_message: First line of the commit.
-        exist_ok: Whether the repository may exist.
-
-    Returns:
-        The address of the pull request, else of the commit: the last one if nothing has changed.
-
-    Raises:
-        ValueError: `private` is asked for and the repository is public.
-    """
-    api.create_repo(repo_id, private=private, exist_ok=exist_ok)
-    if private and not api.model_info(repo_id).private:
-        raise ValueError(
-            f"{repo_id} exists and is public, and you asked for private: change it in its settings, or give another "
-            "name; nothing was pushed"
-        )
-    if revision is not None and not create_pr:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        commit_message=commit_message,
-        revision=revision,
-        create_pr=create_pr,
-        delete_patterns=REPLACED,
-    )
-    return str(commit.pr_url or commit.commit_url)
 
 
 def fetch_file(folder_or_name: str, file: str, revision: str | None = None, token: str | None = None) -> Path | None:

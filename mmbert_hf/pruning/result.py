@@ -23,7 +23,7 @@ from mmbert_hf.pruning.int8 import FILE as INT8_FILE
 from mmbert_hf.pruning.int8 import check_packages, export_int8
 from mmbert_hf.pruning.masks import PruningMask
 from mmbert_hf.pruning.measuring import measure_models
-from mmbert_hf.pruning.publishing import fetch_file, published_report, push_folder, render_card
+from mmbert_hf.pruning.publishing import fetch_file, published_report, render_card
 from mmbert_hf.pruning.report import REPORT_FILE, PruningReport, weights_fingerprint
 from mmbert_hf.pruning.saving import save_embedder
 
@@ -226,32 +226,33 @@ class PrunedEmbedder:
         Raises:
             PermissionError: There is no token, or the Hub refuses it; nothing was done then.
             ValueError: The name cannot be one, or `private` is asked for and the repository is public.
+            FileExistsError: The repository exists, and `exist_ok` is false.
+            ConnectionError: The Hub could not be reached; repeat the call.
 
         Example:
             >>> pruned.push_to_hub("me/smaller", private=True)  # doctest: +SKIP
             'https://huggingface.co/me/smaller/commit/4be1...'
         """
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import validate_repo_id
 
-        from mmbert_hf.hub import require_token
+        from mmbert_hf.hub import check_repo_id, publish, require_token
 
-        validate_repo_id(repo_id)
-        api = HfApi(token=token)
-        user = require_token(api)
+        check_repo_id(repo_id)
+        user = require_token(HfApi(token=token))
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
         with tempfile.TemporaryDirectory(prefix="mmbert-push-") as parent:
             folder = self.save_pretrained(Path(parent, "model"), int8=int8, repo_id=repo_id, tags=tags, **card)
-            return push_folder(
-                api,
+            publication = publish(
                 folder,
                 repo_id,
                 private=private,
                 revision=revision,
                 create_pr=create_pr,
+                token=token,
                 commit_message=commit_message,
                 exist_ok=exist_ok,
             )
+        return str(publication.url)
 
     @classmethod
     def from_pretrained(

@@ -123,12 +123,10 @@ def test_a_reload_that_differs_is_seen(demo, settings, monkeypatch):
     """The comparison is of what the Hub gave: another model published under the name must show."""
     folder, metrics = demo
     job = pruning.PruneJob(settings, folder / "prune", Path(settings.embedder), progress=False)
-    real = pruning.push_folder
-
-    def push_another(api, export, *args, **options):
-        return real(api, job.folder / "one-shot", *args, **options)
-
-    monkeypatch.setattr(pruning, "push_folder", push_another)
+    real = pruning.publish_to_hub
+    monkeypatch.setattr(
+        pruning, "publish_to_hub", lambda _, *args, **options: real(job.folder / "one-shot", *args, **options)
+    )
     measured = {name: metrics["prune"][name] for name in ("models", "quality", "embeddings", "footprint", "latency")}
     assert pruning.publish(job, measured)["reload_max_abs_diff"] > 1e-3
 

@@ -133,7 +133,7 @@ def test_policy_and_tracker_come_back_from_the_hub(demo):
     assert (folder / "hub" / "datasets" / spo_publishing.TRACKER_REPO_ID).is_dir()
     card = (folder / "spo" / "policy" / "README.md").read_text()
     assert f'AutoModelForCausalLM.from_pretrained("{spo_publishing.REPO_ID}")' in card
-    assert "48 single responses" in card
+    assert "| responses | 48, rewarded if right |" in card
     assert str(folder) not in card
 
 

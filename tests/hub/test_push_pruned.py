@@ -7,7 +7,6 @@ import datasets
 import pytest
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from mmbert_hf.pruning import GAPruneConfig, GAPruner
 from mmbert_hf.pruning.result import MASK_FILE
@@ -136,7 +135,7 @@ def test_an_interrupted_push_leaves_the_old_model_and_can_be_repeated(hub, api, 
     before, paths = api.model_info(REPO).sha, files(api)
     second = prune(granularity="ffn")
     hub.fail_next(400, method="POST", path_contains="/commit/")
-    with pytest.raises(HfHubHTTPError):
+    with pytest.raises(ValueError, match=r"refuses this for loopback/small \(400\)"):
         second.push_to_hub(REPO, token=hub.token)
     assert any(record.method == "PUT" and record.status == 200 for record in hub.requests), "files had been uploaded"
     assert (api.model_info(REPO).sha, files(api)) == (before, paths)
@@ -148,7 +147,7 @@ def test_an_interrupted_push_leaves_the_old_model_and_can_be_repeated(hub, api, 
 def test_a_first_push_that_fails_leaves_no_file(hub, api, prune):
     pruned = prune(granularity="ffn")
     hub.fail_next(400, method="POST", path_contains="/commit/")
-    with pytest.raises(HfHubHTTPError):
+    with pytest.raises(ValueError, match=r"refuses this for loopback/small \(400\)"):
         pruned.push_to_hub(REPO, token=hub.token)
     assert files(api) <= {".gitattributes"}
     pruned.push_to_hub(REPO, token=hub.token)
@@ -166,7 +165,7 @@ def test_flags(hub, api, prune):
     url = pruned.push_to_hub(REPO, token=hub.token, create_pr=True, tags=["proposed"])
     assert "/discussions/" in url
     assert commits(api)[0] == "first"
-    with pytest.raises(HfHubHTTPError, match="409"):
+    with pytest.raises(FileExistsError, match="loopback/small exists already"):
         pruned.push_to_hub(REPO, token=hub.token, exist_ok=False)
 
 
@@ -188,6 +187,6 @@ def test_mistakes_are_told_before_anything_is_written(hub, prune, monkeypatch, t
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(PermissionError, match="no token"):
         pruned.push_to_hub(REPO)
-    with pytest.raises(HFValidationError):
+    with pytest.raises(ValueError, match="cannot be the name of a repository"):
         pruned.push_to_hub("not a name/", token=hub.token)
     assert HfApi(endpoint=hub.endpoint, token=hub.token).repo_exists(REPO) is False

@@ -161,6 +161,8 @@ def push_tracker(
     repo_id: str,
     *,
     card: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -173,7 +175,9 @@ def push_tracker(
     Args:
         tracker: What to publish.
         repo_id: ``owner/name``.
-        card: Text of the card.
+        card: Text of the card; one is rendered if None.
+        base_model: The policy of the run, on the Hub, for that card.
+        license: An identifier of the Hub.
         private: Of a new repository.
         revision: Branch; made if it is not there.
         create_pr: Open a pull request.
@@ -185,27 +189,21 @@ def push_tracker(
         The address of the pull request, else of the commit: the last one if nothing has changed.
 
     Raises:
-        ValueError: `private` is asked for and the repository is public.
+        Exception: As `mmbert_hf.hub.publish` says.
     """
-    from huggingface_hub import HfApi
+    from mmbert_hf.hub import publish
 
-    api = HfApi(token=token)
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    if private and not api.dataset_info(repo_id).private:
-        raise ValueError(
-            f"{repo_id} exists and is public, and you asked for private: change it in its settings, or give another "
-            "name; nothing was pushed"
-        )
-    if revision is not None and not create_pr:
-        api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
     with TemporaryDirectory() as scratch:
         folder = save_tracker_dataset(scratch, tracker, card, **metadata)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            repo_type="dataset",
-            folder_path=folder,
-            commit_message=commit_message,
+        publication = publish(
+            folder,
+            repo_id,
+            base_model=base_model,
+            license=license,
+            private=private,
             revision=revision,
             create_pr=create_pr,
+            token=token,
+            commit_message=commit_message,
         )
-    return str(commit.pr_url or commit.commit_url)
+    return str(publication.url)
