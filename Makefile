@@ -4,13 +4,14 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TRANSFORMERS_4 := .transformers-4
 
 .PHONY: demo test check format test-lowest wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmbert demo --output-dir demo
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(TRANSFORMERS_4)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 # Lint, format and types; types are checked on an installed copy, since checkers do not follow editable installs.
@@ -34,11 +35,17 @@ wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf build dist demo .venv .venv-lowest *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf build dist demo .venv .venv-lowest $(TRANSFORMERS_4) *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 
 $(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mmbert-hf needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[demo,dev]'
+	touch $@
+
+# What is published must load in transformers 4 too: a copy of it in a folder, which tests put before the installed one.
+$(TRANSFORMERS_4)/.installed: requirements-transformers-4.txt | $(INSTALLED)
+	rm -rf $(TRANSFORMERS_4)
+	$(BIN)/pip install --quiet --no-deps --target $(TRANSFORMERS_4) --requirement requirements-transformers-4.txt
 	touch $@

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from mmbert_hf._version import __version__
-from mmbert_hf.cli import decay, demo, evaluate_policy, extend, init, merge, plot, pretrain, prune, recipe, spo
+from mmbert_hf.cli import decay, demo, evaluate_policy, extend, init, merge, plot, pretrain, prune, publish, recipe, spo
 
-VERBS = (demo, recipe, init, pretrain, extend, decay, merge, prune, spo, evaluate_policy, plot)
+VERBS = (demo, recipe, init, pretrain, extend, decay, merge, prune, spo, evaluate_policy, publish, plot)
 
 
 def build_parser() -> argparse.ArgumentParser:

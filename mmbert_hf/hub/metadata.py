@@ -68,7 +68,9 @@ def check_languages(languages: str | Iterable[str] | None) -> None:
             ...
         ValueError: language 'fao' is 'fo' on the Hub: ISO 639-1 where there is a code, else ISO 639-3
     """
-    for code in [languages] if isinstance(languages, str) else languages or []:
+    if languages is None:
+        return
+    for code in languages if isinstance(languages, Iterable) and not isinstance(languages, str) else [languages]:
         if not isinstance(code, str):
             raise ValueError(
                 f"language {code!r} is no text: YAML reads the code of Norwegian as false, write it in quotes"

@@ -132,7 +132,7 @@ def publish(
         TypeError: `source` is nothing that can be published.
         FileNotFoundError: There is no such folder.
         FileExistsError: The repository exists, and `exist_ok` is false.
-        RuntimeError: What the Hub lists after the commit is not what was sent.
+        OSError: What the Hub lists after the commit is not what was sent.
 
     Example:
         >>> publication = publish("export", "me/tiny", dry_run=True)  # doctest: +SKIP

@@ -96,6 +96,7 @@ def _stage_model(model: Any, scratch: Path, architecture: Architecture, processi
         )
     if _is_a(model, "peft", "PeftModel"):
         model.save_pretrained(scratch)
+        (scratch / "README.md").unlink(missing_ok=True)  # a form to be filled in
         processing_class.save_pretrained(scratch)
         return _describe(scratch)
     if model.config.model_type == OURS and architecture == "modernbert":

@@ -83,7 +83,7 @@ def upload(api: HfApi, files: Mapping[str, LocalFile], destination: Destination,
     Raises:
         ValueError: The repository is public and is asked to be private.
         FileExistsError: The repository exists and may not.
-        RuntimeError: What the Hub lists after the commit is not what was sent.
+        OSError: What the Hub lists after the commit is not what was sent.
         HfHubHTTPError: A request failed, and failed again as often as it could be repeated.
     """
     repository = _Repository(api, destination, retries)
@@ -192,7 +192,7 @@ class _Repository:
         there = self.tree(uploaded.commit)
         wrong = [path for path, file in files.items() if not _is_same(there.get(path), file)]
         if wrong:
-            raise RuntimeError(
+            raise OSError(
                 f"{uploaded.url}: what the Hub lists is not what was sent ({', '.join(wrong)}); publish again, and do not "
                 "use that commit"
             )

@@ -156,7 +156,7 @@ def test_a_listing_that_is_not_what_was_sent(hub, source, monkeypatch):
     monkeypatch.setattr(
         upload, "_is_same", lambda remote, local: is_same(remote, local) and local.path.name != "model.safetensors"
     )
-    with pytest.raises(RuntimeError, match=r"is not what was sent \(model.safetensors\)"):
+    with pytest.raises(OSError, match=r"is not what was sent \(model.safetensors\)"):
         publish(hub, source, "commit")
 
 

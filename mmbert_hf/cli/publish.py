@@ -1,0 +1,65 @@
+"""``mmbert publish``: a folder to the Hub, in one commit, with a card."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to ``mmbert``."""
+    parser = verbs.add_parser(
+        "publish",
+        help="publish a model, an embedder, an adapter or a tracker on the Hub",
+        description=(
+            "Publish a folder on the Hub in one commit, with a card, so that it loads where this package is not installed: "
+            "an mmBERT encoder as ModernBERT, an embedder for sentence-transformers, a policy or adapter for transformers, "
+            "a tracker of SPO as a data set. Checkpoints, optimizer states and pickles stay at home. The commit is checked "
+            "afterwards. Repeated, it changes nothing, and goes on where it was stopped."
+        ),
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what is published")
+    parser.add_argument("repo_id", metavar="NAME", help="owner/name, or a name of your own")
+    parser.add_argument("--license", nargs="+", default=None, help="identifiers of the Hub; default: the parent's")
+    parser.add_argument("--base-model", default=None, metavar="NAME", help="the parent, on the Hub")
+    parser.add_argument("--languages", nargs="+", default=(), metavar="CODE", help="ISO 639-1, else ISO 639-3")
+    parser.add_argument("--datasets", nargs="+", default=(), metavar="NAME", help="data sets that it was made with")
+    parser.add_argument("--tags", nargs="+", default=(), help="more tags")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", default=None, help="branch, made if it is not there")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request in place of a commit")
+    parser.add_argument("--commit-message", default=None, help="its first line")
+    parser.add_argument(
+        "--architecture",
+        choices=("modernbert", "mmbert"),
+        default="modernbert",
+        help="of an mmBERT encoder: modernbert loads everywhere (default), mmbert where this package is installed",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show files, sizes and card; send nothing")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print the address alone")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish with the parsed arguments and print what was done."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    from mmbert_hf.hub import publish
+
+    if args.quiet or args.json:
+        disable_progress_bars()
+    licenses = args.license[0] if args.license and len(args.license) == 1 else args.license
+    names = ("base_model", "languages", "datasets", "tags", "revision", "create_pr", "commit_message", "architecture")
+    options = {name: getattr(args, name) for name in (*names, "dry_run")}
+    done = publish(args.folder, args.repo_id, license=licenses, private=args.private or None, **options)
+    if args.json:
+        print(json.dumps(asdict(done)))
+    elif args.quiet:
+        print(done.url or "")
+    else:
+        print(done)
+        if args.dry_run:
+            print(f"README.md:\n\n{done.card}")
+    return 0
