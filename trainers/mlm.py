@@ -20,6 +20,7 @@ from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.looking import unwrapped_encoder
 from mmbert_hf.trainers.mlm_config import MLMConfig
 from mmbert_hf.trainers.plan import PlanBatchSampler, PlanCallback, TrainingDiverged, divergence
+from mmbert_hf.trainers.publishing import PublishingMixin
 from mmbert_hf.trainers.reporting import Throughput, device_peak
 from torch import nn
 from torch.utils.data import DataLoader
@@ -40,7 +41,7 @@ from mmbert_hf.recipes import Recipe
 from mmbert_hf.step_plan import StepPlan, plan_steps
 
 
-class MLMTrainer(Trainer):
+class MLMTrainer(PublishingMixin, Trainer):
     """Masked-language-model training by an annealed recipe, from a table of languages to a checkpoint.
 
     Args:

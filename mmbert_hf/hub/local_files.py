@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-__all__ = ["LocalFile", "collect"]
+__all__ = ["LocalFile", "collect", "is_published"]
 
 PUBLISHED = ("*.safetensors", "*.json", "*.jsonl", "*.txt", "*.md", "*.model", "*.jinja", "*.onnx", "*.parquet", "*.png",
              "*.svg", "LICENSE*", "NOTICE*")  # fmt: skip
@@ -75,7 +75,7 @@ def collect(folder: Path) -> tuple[dict[str, LocalFile], list[str]]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir():
             left_out.append(f"{name}/")
-        elif any(fnmatch(path.name, pattern) for pattern in PUBLISHED) and not _is_kept_back(path):
+        elif is_published(path):
             found[name] = LocalFile.read(path)
         else:
             left_out.append(name)
@@ -90,6 +90,16 @@ def collect(folder: Path) -> tuple[dict[str, LocalFile], list[str]]:
     if not found:
         raise ValueError(f"{folder} has nothing that could be published: no configuration, no weights, no table")
     return found, left_out
+
+
+def is_published(path: Path) -> bool:
+    """Return whether a file of this name is published.
+
+    Example:
+        >>> is_published(Path("model.safetensors")), is_published(Path("training_args.bin"))
+        (True, False)
+    """
+    return any(fnmatch(path.name, pattern) for pattern in PUBLISHED) and not _is_kept_back(path)
 
 
 def _is_kept_back(path: Path) -> bool:

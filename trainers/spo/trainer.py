@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object, is_peft_model
+from mmbert_hf.trainers.publishing import PublishingMixin
 from mmbert_hf.trainers.spo.advantages import normalise, raw_advantages
 from mmbert_hf.trainers.spo.compatibility import check_trl
 from mmbert_hf.trainers.spo.config import INITIAL_VALUES, SPOConfig
@@ -52,7 +53,7 @@ IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "num_images", "pixel_attention
                 "mm_token_type_ids", "spatial_shapes", "num_tiles", "image_position_ids")  # fmt: skip
 
 
-class SPOTrainer(GRPOTrainer):
+class SPOTrainer(PublishingMixin, GRPOTrainer):
     """GRPOTrainer with one response per prompt: a value for every prompt, kept over the run, takes the place of the group.
 
     Args:
