@@ -25,6 +25,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--languages", nargs="+", default=(), metavar="CODE", help="ISO 639-1, else ISO 639-3")
     parser.add_argument("--datasets", nargs="+", default=(), metavar="NAME", help="data sets that it was made with")
     parser.add_argument("--tags", nargs="+", default=(), help="more tags")
+    parser.add_argument("--plots", nargs="+", default=(), metavar="FILE", help="pictures (.png, .svg) for the card")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", default=None, help="branch, made if it is not there")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request in place of a commit")
@@ -51,7 +52,17 @@ def run(args: argparse.Namespace) -> int:
     if args.quiet or args.json:
         disable_progress_bars()
     licenses = args.license[0] if args.license and len(args.license) == 1 else args.license
-    names = ("base_model", "languages", "datasets", "tags", "revision", "create_pr", "commit_message", "architecture")
+    names = (
+        "base_model",
+        "languages",
+        "datasets",
+        "tags",
+        "plots",
+        "revision",
+        "create_pr",
+        "commit_message",
+        "architecture",
+    )
     options = {name: getattr(args, name) for name in (*names, "dry_run")}
     done = publish(args.folder, args.repo_id, license=licenses, private=args.private or None, **options)
     if args.json:

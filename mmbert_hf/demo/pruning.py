@@ -27,11 +27,13 @@ import numpy as np
 from mmbert_hf.data.wordnet import load_wordnet_triplets
 from mmbert_hf.demo import reloading_embedder
 from mmbert_hf.demo.embedder import MINILM
+from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import PruneSettings
 from mmbert_hf.evaluation.retrieval import RetrievalSet
 from mmbert_hf.hub import publish as publish_to_hub
 from mmbert_hf.pruning import GAPruneConfig, GAPruner, PrunedEmbedder
 from mmbert_hf.pruning.measuring import measure_models
+from mmbert_hf.pruning.plots import plot_pruning
 from mmbert_hf.pruning.saving import save_embedder
 
 if TYPE_CHECKING:
@@ -214,6 +216,7 @@ def publish(job: PruneJob, measured: Mapping[str, Any]) -> dict[str, Any]:
     pruned = job.load_pruned("retrained")
     pruned.report.measured = {**pruned.report.measured, **measured}
     export = pruned.save_pretrained(job.folder / "export", overwrite=True, repo_id=REPO_ID, **_card(job.settings))
+    plots = plot_pruning(pruned, job.folder / "plots") if can_plot() else []
     probes = [
         text for test in job.tests.values() for text in (*test.queries[:NUM_PROBES], *test.documents[:NUM_PROBES])
     ]
@@ -221,7 +224,12 @@ def publish(job: PruneJob, measured: Mapping[str, Any]) -> dict[str, Any]:
     with LoopbackHub(job.folder.parent / "hub") as hub:
         endpoint = hub.endpoint
         published = publish_to_hub(
-            export, REPO_ID, endpoint=endpoint, token=hub.token, commit_message="Publish the demo's pruned embedder"
+            export,
+            REPO_ID,
+            plots=plots,
+            endpoint=endpoint,
+            token=hub.token,
+            commit_message="Publish the demo's pruned embedder",
         )
         logger.info("published %s to the Hub at %s", REPO_ID, endpoint)
         embeddings, loaded = _reload(hub.environment(), probes)

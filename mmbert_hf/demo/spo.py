@@ -35,11 +35,12 @@ from mmbert_hf.data.arithmetic import (
     exact_answer,
     split_examples,
 )
+from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import SPOSettings
 from mmbert_hf.demo.training import Interrupted
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
-from mmbert_hf.trainers.spo.plots import run_tables
+from mmbert_hf.trainers.spo.plots import plot_run, run_tables
 from mmbert_hf.trainers.spo.summaries import calibration_error, worst_bin
 from mmbert_hf.trainers.spo.tracker_files import save_tracker_dataset
 from mmbert_hf.trainers.stopping import StopOnInterrupt
@@ -270,6 +271,8 @@ def train(job: SPOJob) -> dict[str, Any]:
         raise Interrupted(f"stopped after step {trainer.state.global_step} of {settings.steps}")
     job.save(trainer.accelerator.unwrap_model(trainer.model), "policy")
     save_tracker_dataset(job.folder / "tracker", trainer.tracker, fingerprint=trainer.prompts.fingerprint)
+    if can_plot():
+        plot_run(trainer.state.log_history, trainer.tracker, job.folder / "plots" / "run.png")
     tables = run_tables(trainer.state.log_history, trainer.tracker)
     rewards = tables["log"]["reward"]
     tenth = max(1, len(rewards) // 10)

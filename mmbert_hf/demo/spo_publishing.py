@@ -64,7 +64,14 @@ def publish(job: SPOJob, facts: Mapping[str, Any]) -> dict[str, Any]:
             ("tracker_", TRACKER_REPO_ID, "Publish the tracker of the demo's policy"),
         ):
             folder = job.folder / ("tracker" if key else "policy")
-            done = publish_to_hub(folder, name, endpoint=hub.endpoint, token=hub.token, commit_message=message)
+            done = publish_to_hub(
+                folder,
+                name,
+                plots=() if key else sorted((job.folder / "plots").glob("*.png")),
+                endpoint=hub.endpoint,
+                token=hub.token,
+                commit_message=message,
+            )
             record[f"{key}commit"] = done.commit
             record[f"{key}files"] = [{"name": file, "bytes": size} for file, size in done.files.items()]
             logger.info("published %s to the Hub at %s", name, hub.endpoint)

@@ -85,6 +85,7 @@ def publish(
     languages: Sequence[str] = (),
     datasets: Sequence[str] = (),
     tags: Sequence[str] = (),
+    plots: Sequence[str | Path] = (),
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -110,6 +111,7 @@ def publish(
         languages: Hub codes (ISO 639-1 where there is one, else ISO 639-3).
         datasets: Data sets on the Hub that it was made with.
         tags: More tags.
+        plots: Pictures (.png, .svg) to publish in ``plots/`` and to show in the card, beside those that lie in the folder's.
         private: Make a new repository private; None is the default of the account.
         revision: Branch to publish to, made if it is not there.
         create_pr: Open a pull request in place of a commit. If one with the same files is there, it is that one.
@@ -156,10 +158,12 @@ def publish(
         written.mkdir()
         staged = stage(source, written, architecture=architecture, processing_class=processing_class)
         files, left_out = collect(staged.folder)
+        files |= {f"plots/{Path(path).name}": _picture(Path(path)) for path in plots}
         known = {name: value for name, value in given.items() if value is not None}
         if "license" not in known and not dry_run and (parent := base_model or staged.base_model) is not None:
             known |= {"license": found} if (found := _license_of(api, parent)) else {}
         rendered = _with_metadata(card or _card_of(staged, repo_id, base_model), staged, known, given, tags)
+        rendered.text += _pictures(rendered.text, [name for name in files if name.startswith("plots/")])
         check_metadata(rendered)
         rendered.save(Path(scratch, CARD))
         files = dict(sorted({**files, CARD: LocalFile.read(Path(scratch, CARD))}.items()))
@@ -226,6 +230,23 @@ def _card_of(staged: Staged, repo_id: str, base_model: str | None) -> ModelCard 
 
     kind: Any = "model" if staged.kind == "encoder" else staged.kind
     return plain_card(repo_id, {}, kind=kind, architecture=staged.architecture, base_model=base)
+
+
+def _picture(path: Path) -> LocalFile:
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"{path} is no picture that a card can show: give a .png or .svg file")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no picture {path}")
+    return LocalFile.read(path)
+
+
+def _pictures(text: str, names: Sequence[str]) -> str:
+    """A section with the pictures that a card does not show yet, by the names of their files."""
+    new = [name for name in sorted(names) if f"({name})" not in text]
+    if not new:
+        return ""
+    heading = "" if "\n## Pictures\n" in text else "\n\n## Pictures"
+    return heading + "".join(f"\n\n![{Path(name).stem.replace('_', ' ')}]({name})" for name in new) + "\n"
 
 
 def _with_metadata(

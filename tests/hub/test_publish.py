@@ -286,6 +286,23 @@ def test_what_cannot_be_published(sources, tmp_path):
             publish(source, "me/x", dry_run=True)
 
 
+def test_pictures_are_shown_in_the_card(sources, tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "plots").mkdir()
+    for path in (tmp_path / "plots" / "run.png", tmp_path / "more_of_it.svg"):
+        path.write_bytes(b"picture")
+    done = publish(tmp_path, "me/x", plots=[tmp_path / "more_of_it.svg"], dry_run=True)
+    assert {"plots/run.png", "plots/more_of_it.svg"} <= set(done.files)
+    assert done.card.count("## Pictures") == 1
+    assert "![more of it](plots/more_of_it.svg)\n\n![run](plots/run.png)" in done.card
+    (tmp_path / "README.md").write_text(done.card)
+    assert publish(tmp_path, "me/x", dry_run=True).card.count("plots/run.png") == 1, "it is shown already"
+    with pytest.raises(ValueError, match="no picture that a card can show"):
+        publish(tmp_path, "me/x", plots=[tmp_path / "config.json"], dry_run=True)
+    with pytest.raises(FileNotFoundError, match="there is no picture"):
+        publish(tmp_path, "me/x", plots=["none.png"], dry_run=True)
+
+
 def test_a_token_that_is_refused(hub, sources):
     with pytest.raises(PermissionError, match="refuses the token") as caught:
         publish(sources["policy"], "me/x", endpoint=hub.endpoint, token="hf_wrong_and_secret")
