@@ -3,7 +3,7 @@ import doctest
 import pytest
 from huggingface_hub import HfApi
 
-from mmbert_hf import hub as module
+from mmbert_hf.hub import names as module
 from mmbert_hf.hub import require_token
 
 
