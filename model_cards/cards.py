@@ -24,17 +24,20 @@ def encoder_card(
     license: str | None = "apache-2.0",
     base_model: str | None = None,
     datasets: Sequence[str] = (),
+    tags: Sequence[str] = (),
 ) -> ModelCard:
     """Return the card of a masked language model.
 
     Args:
         repo_id: Where it is published, ``namespace/name``.
         facts: What is known of the model; every key may be missing: ``corpus``, ``phases``, ``heldout_mean``,
-            ``bitext``, ``parameters``, ``seed``, ``versions``, as in the demo's metrics.json.
+            ``heldout_languages``, ``bitext``, ``parameters``, ``seed``, ``versions``, as in the demo's metrics.json and in
+            `mmbert_hf.trainers.cards.encoder_facts`.
         languages: Hub codes (ISO 639-1 where there is one, else ISO 639-3).
         license: Licence identifier of the Hub; None leaves it open.
         base_model: The model this one continues from.
         datasets: Data sets on the Hub that it was trained on.
+        tags: More tags.
 
     Returns:
         A card; ``card.save(path)`` or ``card.push_to_hub(repo_id)``.
@@ -52,14 +55,14 @@ def encoder_card(
         license=license,
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=list(TAGS),
+        tags=list(dict.fromkeys((*TAGS, *tags))),
         base_model=base_model,
         datasets=list(datasets) or None,
         # model-index needs a name as soon as there are results
         **({"model_name": repo_id.rpartition("/")[2], "eval_results": results} if results else {}),
     )
     with as_file(files("mmbert_hf.model_cards") / "templates" / "encoder.md") as template:
-        return ModelCard.from_template(data, template_path=str(template), repo_id=repo_id, facts=dict(facts))
+        return ModelCard.from_template(data, template_path=str(template), repo_id=repo_id, facts=dict(facts), licence=license)
 
 
 def _eval_results(facts: Mapping[str, Any]) -> list[EvalResult]:

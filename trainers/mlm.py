@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmbert_hf.model_cards import encoder_card
+from mmbert_hf.trainers.cards import card_languages, encoder_facts
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.looking import unwrapped_encoder
 from mmbert_hf.trainers.mlm_config import MLMConfig
@@ -34,6 +36,7 @@ from mmbert_hf.data.token_documents import TokenDocuments
 from mmbert_hf.data.tokenising import TextEncoder
 from mmbert_hf.evaluation.masked import FixedMasks, masked_losses
 from mmbert_hf.flops import training_flops_per_token
+from mmbert_hf.hub.names import is_hub_name
 from mmbert_hf.masking import PackingCollator
 from mmbert_hf.optimization import planned_scheduler, stable_adamw
 from mmbert_hf.presets import get_preset
@@ -277,11 +280,50 @@ class MLMTrainer(PublishingMixin, Trainer):
             self._masks = masks
         return masks
 
+    def create_model_card(
+        self,
+        language: str | Sequence[str] | None = None,
+        license: str | None = None,
+        tags: str | Sequence[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset: str | Sequence[str] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write README.md into `output_dir`: the recipe as it ran, and held-out losses as they were logged.
+
+        Args:
+            language: Hub codes; those of the mixture if None.
+            license: Identifier of the Hub; left open if None.
+            tags: More tags.
+            model_name: Name of the model; that of the repository or of `output_dir` if None.
+            finetuned_from: The parent's name on the Hub; where the model was loaded from if None.
+            dataset: Names of data sets on the Hub.
+        """
+        if not self.is_world_process_zero():
+            return
+        name = self.hub_model_id or self.args.hub_model_id or model_name or Path(self.args.output_dir).name
+        parent = finetuned_from or getattr(unwrapped_encoder(self.model).config, "_name_or_path", "")
+        card = encoder_card(
+            name,
+            encoder_facts(self),
+            languages=_listed(language) or card_languages(self.train_dataset.languages),
+            license=license,
+            base_model=parent if is_hub_name(parent) and not Path(parent).exists() else None,
+            datasets=_listed(dataset),
+            tags=_listed(tags),
+        )
+        card.save(Path(self.args.output_dir, "README.md"))
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with self._throughput.paused():
             self._throughput.sync(self.accelerator)  # every rank has to, and only one writes
             self.plan_callback.tokens_seen = self._throughput.tokens_seen
             super()._save_checkpoint(model, trial)
+
+
+def _listed(given: str | Sequence[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
 
 
 def make_plan(args: MLMConfig, recipe: Recipe | None = None) -> StepPlan:
