@@ -62,7 +62,9 @@ def encoder_card(
         **({"model_name": repo_id.rpartition("/")[2], "eval_results": results} if results else {}),
     )
     with as_file(files("mmbert_hf.model_cards") / "templates" / "encoder.md") as template:
-        return ModelCard.from_template(data, template_path=str(template), repo_id=repo_id, facts=dict(facts), licence=license)
+        return ModelCard.from_template(
+            data, template_path=str(template), repo_id=repo_id, facts=dict(facts), licence=license
+        )
 
 
 def _eval_results(facts: Mapping[str, Any]) -> list[EvalResult]:

@@ -219,11 +219,10 @@ def _check_destinations(args: argparse.Namespace) -> None:
         check_packages()
     if args.push_to_hub:
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import validate_repo_id
 
-        from mmbert_hf.hub import require_token
+        from mmbert_hf.hub import check_repo_id, require_token
 
-        validate_repo_id(args.push_to_hub)
+        check_repo_id(args.push_to_hub)
         require_token(HfApi())
 
 

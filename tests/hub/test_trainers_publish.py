@@ -71,13 +71,16 @@ def test_every_save(api, train):
     assert notices == []
 
 
-def test_checkpoints_are_published_where_they_are_asked_for(api, train):
-    *_, notices, left = train(hub_strategy="checkpoint", hub_always_push=True, save_total_limit=1)
+@pytest.mark.parametrize(
+    ("strategy", "folder"), [("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-4")]
+)
+def test_checkpoints_are_published_where_they_are_asked_for(api, train, strategy, folder):
+    *_, notices, left = train(hub_strategy=strategy, hub_always_push=True, save_total_limit=1)
     files = api.list_repo_files("loopback/trained")
-    assert "last-checkpoint/optimizer.pt" in files
+    assert f"{folder}/optimizer.pt" in files
     assert "pickles" in notices[0]
     assert "checkpoint-4" in left
-    assert not [name for name in files if name.endswith((".bin", ".pt")) and not name.startswith("last-checkpoint/")]
+    assert not [name for name in files if name.endswith((".bin", ".pt")) and "checkpoint" not in name]
 
 
 def test_at_the_end_and_to_a_branch(api, train):
