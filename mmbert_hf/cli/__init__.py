@@ -5,9 +5,41 @@ import sys
 from collections.abc import Sequence
 
 from mmbert_hf._version import __version__
-from mmbert_hf.cli import decay, demo, evaluate_policy, extend, init, merge, plot, pretrain, prune, publish, recipe, spo
+from mmbert_hf.cli import (
+    convert,
+    decay,
+    demo,
+    env,
+    evaluate_policy,
+    extend,
+    init,
+    merge,
+    plot,
+    pretrain,
+    prune,
+    publish,
+    recipe,
+    spo,
+    trim,
+)
 
-VERBS = (demo, recipe, init, pretrain, extend, decay, merge, prune, spo, evaluate_policy, publish, plot)
+VERBS = (
+    demo,
+    recipe,
+    init,
+    pretrain,
+    extend,
+    decay,
+    merge,
+    prune,
+    trim,
+    spo,
+    evaluate_policy,
+    publish,
+    convert,
+    plot,
+    env,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

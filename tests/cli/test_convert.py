@@ -1,0 +1,50 @@
+"""``mmbert convert``: the same logits there and back, and how it ends."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from mmbert_hf.cli import main
+
+
+@pytest.fixture
+def folder(tiny_model, tokenizer, tmp_path):
+    tiny_model.eval().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def logits(folder, text):
+    with torch.no_grad():
+        batch = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+        return AutoModelForMaskedLM.from_pretrained(folder).eval()(**batch).logits
+
+
+def model_type(folder):
+    return json.loads((folder / "config.json").read_text())["model_type"]
+
+
+def test_there_and_back(folder, tmp_path, sentences, capsys):
+    there, back = tmp_path / "there", tmp_path / "back"
+    assert main(["convert", str(folder), "--output-dir", str(there)]) == 0
+    assert main(["convert", str(there), "--to", "mmbert", "--output-dir", str(back)]) == 0
+    assert "as mmbert" in capsys.readouterr().out
+    assert [model_type(each) for each in (folder, there, back)] == ["mmbert", "modernbert", "mmbert"]
+    expected = logits(folder, sentences["fao"][0])
+    torch.testing.assert_close(logits(there, sentences["fao"][0]), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(back, sentences["fao"][0]), expected)
+
+
+def test_what_cannot_be_converted(folder, tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "none"), "--output-dir", str(tmp_path / "out")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["convert", str(folder), "--output-dir", str(folder)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    assert main(["convert", str(bert), "--output-dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("mmbert convert: ")
+    assert not (tmp_path / "out").exists()
