@@ -32,6 +32,7 @@ from gaprune_smaller import run_all, spread
 from machine import describe
 from report import say
 
+DEFAULT = "dai-normalized"  # of GAPruneConfig
 STAGES = {"one_shot": "one shot", "retrained": "after 100 steps"}
 SMALLER = {"dense": "dense", "control": "dense, the same 100 steps", "pruned": "pruned, 100 steps"}
 
@@ -94,6 +95,48 @@ def _against(
     return f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
+def quality_summary(cells: dict[str, dict[str, Any]], default: str = DEFAULT) -> str:
+    """A row per method over all embedders and sparsities: domain nDCG@10, and the paired difference to the default's.
+
+    Values of a query are means over seeds and sparsities first, so that each query counts once.
+
+    Args:
+        cells: As for `quality_tables`; a method of which a record is missing has no row.
+        default: What the others are compared with.
+    """
+    from mmbert_hf.evaluation import paired_bootstrap
+
+    values = {(method, stage): _per_query(cells, method, stage) for method in METHODS for stage in STAGES}
+    lines = [
+        "| method | " + " | ".join(f"{name}: domain | minus {default} (95 %)" for name in STAGES.values()) + " |",
+        "|---|---|---|---|---|",
+    ]
+    for method in METHODS:
+        columns = []
+        for stage in STAGES:
+            mine, theirs = values[method, stage], values[default, stage]
+            if mine is None or theirs is None:
+                break
+            difference, low, high = paired_bootstrap(mine, theirs)
+            versus = "" if method == default else f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
+            columns += [f"{mine.mean():.4f}", versus]
+        else:
+            lines.append(f"| {method} | {' | '.join(columns)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _per_query(cells: dict[str, dict[str, Any]], method: str, stage: str) -> np.ndarray | None:
+    """Domain nDCG@10 of every query of every embedder, mean over seeds and sparsities; None if a record is missing."""
+    parts = []
+    for embedder in DOMAIN_OF:
+        records = [_seeds(cells, embedder, method, sparsity) for sparsity in SPARSITIES]
+        found = [record for own in records if own is not None for record in own]
+        if len(found) < len(SPARSITIES) * len(SEEDS):
+            return None
+        parts.append(np.mean([record[stage]["test/domain"] for record in found], axis=0))
+    return np.concatenate(parts)
+
+
 def smaller_table(runs: Sequence[dict[str, Any]]) -> str:
     """The rows dense, control and pruned: quality, bytes, latency, mean and spread over the seeds."""
     lines = [
@@ -122,7 +165,7 @@ def report(output: Path) -> str:
         parts += ["## Scoring", table(json.loads(scoring.read_text(encoding="utf-8")))]
     cells = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (output / "cells").glob("*.json")}
     if cells:
-        parts += ["## Scores", quality_tables(cells)]
+        parts += ["## Scores", quality_tables(cells), quality_summary(cells)]
     smaller = output / "smaller.json"
     if smaller.is_file():
         parts += ["## Smaller", smaller_table(json.loads(smaller.read_text(encoding="utf-8"))["runs"])]

@@ -5,10 +5,12 @@ import json
 
 import gaprune
 import gaprune_data
+import gaprune_quality
 import gaprune_scoring
 import pytest
 import torch
 
+from mmbert_hf.pruning import GAPruneConfig
 from mmbert_hf.pruning.targets import find_targets
 from mmbert_hf.pruning.triplets import read_triplets
 
@@ -81,6 +83,21 @@ def test_quality_table_pairs_queries_and_leaves_out_what_is_missing():
     assert "| obd | 0.600 +- 0.000 / 1.000 +- 0.000" in table
     assert "+0.1000 (+0.1000 to +0.1000)" in table, "the same difference for every query: no spread"
     assert "wanda" not in table, "two seeds are missing"
+
+
+def test_the_summary_counts_every_query_once():
+    cells = {}
+    for cell in gaprune_quality.cells():
+        level = {"magnitude": 0.4, "dai-normalized": 0.5}.get(cell.method, 0.3) + (0.1 if cell.sparsity == 0.3 else 0.0)
+        values = {"test/domain": [level, level + 0.2], "test/general": [1.0, 1.0]}
+        if (cell.method, cell.seed, cell.embedder) != ("wanda", 3, "student"):
+            cells[cell.file] = {"one_shot": values, "retrained": values}
+    summary = gaprune.quality_summary(cells)
+    assert "| dai-normalized | 0.6500 |  | 0.6500 |  |" in summary
+    assert "| magnitude | 0.5500 | -0.1000 (-0.1000 to -0.1000)" in summary
+    assert "wanda" not in summary, "a record is missing"
+    assert gaprune.quality_summary({}) == ""
+    assert GAPruneConfig().method == gaprune.DEFAULT
 
 
 def test_scoring_table_says_ratios_to_the_published_layout():
