@@ -40,3 +40,15 @@ def test_every_link_leads_somewhere(page):
     assert links
     for link in links:
         assert (page.parent / link).exists(), link
+
+
+def test_functions_that_papers_md_names_are_there():
+    rows = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "docs" / "papers.md").read_text(), re.MULTILINE)
+    source, found = "", 0
+    for part in (part for where in rows for part in where.split(";")):
+        file = re.search(r"\]\(\.\./([^)]+)\)", part)
+        source = (ROOT / file[1]).read_text() if file else source  # "the same": of the part before
+        for name in re.findall(r"`(\w+)`", part):
+            assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), (name, part)
+            found += 1
+    assert found >= 40
