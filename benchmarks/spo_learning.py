@@ -269,7 +269,7 @@ def chosen_rates(output: Path, task: str) -> dict[str, float]:
 def final_cells(output: Path, tasks: tuple[str, ...] = TASKS) -> Iterator[Cell]:
     """What is compared on every task, then the ablations; seed by seed, so that a stopped run has whole seeds."""
     rates = {task: chosen_rates(output, task) for task in tasks}
-    parts = [(task, COMPARED) for task in tasks]
+    parts: list[tuple[str, tuple[str, ...]]] = [(task, COMPARED) for task in tasks]
     parts += [("chain-sum", MULTI_TOKEN)] if "chain-sum" in tasks else []
     parts += (
         [("addition", tuple(m for m in METHODS if m not in (*COMPARED, *MULTI_TOKEN)))] if "addition" in tasks else []

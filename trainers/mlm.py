@@ -303,7 +303,7 @@ class MLMTrainer(PublishingMixin, Trainer):
         if not self.is_world_process_zero():
             return
         name = self.hub_model_id or self.args.hub_model_id or model_name or Path(self.args.output_dir).name
-        parent = finetuned_from or getattr(unwrapped_encoder(self.model).config, "_name_or_path", "")
+        parent = str(finetuned_from or getattr(unwrapped_encoder(self.model).config, "_name_or_path", None) or "")
         card = encoder_card(
             name,
             encoder_facts(self),
