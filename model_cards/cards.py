@@ -7,6 +7,7 @@ Design decisions:
 - A card says what was measured and how, and says of everything else that it was not measured. No number is invented.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from typing import Any
@@ -55,16 +56,23 @@ def encoder_card(
         license=license,
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=list(dict.fromkeys((*TAGS, *tags))),
+        tags=list(dict.fromkeys((*(tag for tag in TAGS if tag != "multilingual" or len(languages) != 1), *tags))),
         base_model=base_model,
         datasets=list(datasets) or None,
         # model-index needs a name as soon as there are results
         **({"model_name": repo_id.rpartition("/")[2], "eval_results": results} if results else {}),
     )
     with as_file(files("mmbert_hf.model_cards") / "templates" / "encoder.md") as template:
-        return ModelCard.from_template(
-            data, template_path=str(template), repo_id=repo_id, facts=dict(facts), licence=license
+        card = ModelCard.from_template(
+            data,
+            template_path=str(template),
+            repo_id=repo_id,
+            facts=dict(facts),
+            licence=license,
+            is_multilingual=len(languages) != 1,
         )
+    card.text = re.sub(r"\n{3,}", "\n\n", card.text)
+    return card
 
 
 def _eval_results(facts: Mapping[str, Any]) -> list[EvalResult]:

@@ -20,9 +20,15 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", help="what is published")
     parser.add_argument("repo_id", metavar="NAME", help="owner/name, or a name of your own")
-    parser.add_argument("--license", nargs="+", default=None, help="identifiers of the Hub; default: the parent's")
+    parser.add_argument(
+        "--license", action="append", metavar="ID", help="identifier of the Hub, may be repeated; default: the parent's"
+    )
+    parser.add_argument("--license-name", default=None, metavar="NAME", help="with --license other: its name")
+    parser.add_argument("--license-link", default=None, metavar="URL", help="with --license other: where it is written")
     parser.add_argument("--base-model", default=None, metavar="NAME", help="the parent, on the Hub")
-    parser.add_argument("--languages", nargs="+", default=(), metavar="CODE", help="ISO 639-1, else ISO 639-3")
+    parser.add_argument(
+        "--languages", nargs="+", default=(), metavar="CODE", help="such as fo or fao, with blanks between"
+    )
     parser.add_argument("--datasets", nargs="+", default=(), metavar="NAME", help="data sets that it was made with")
     parser.add_argument("--tags", nargs="+", default=(), help="more tags")
     parser.add_argument("--plots", nargs="+", default=(), metavar="FILE", help="pictures (.png, .svg) for the card")
@@ -36,6 +42,9 @@ def add_parser(verbs: Any) -> None:
         default="modernbert",
         help="of an mmBERT encoder: modernbert loads everywhere (default), mmbert where this package is installed",
     )
+    parser.add_argument(
+        "--max-wait-seconds", type=float, default=300.0, help="how long a busy Hub is waited for in all (default: 300)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show files, sizes and card; send nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="print the address alone")
@@ -45,12 +54,11 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish with the parsed arguments and print what was done."""
-    from huggingface_hub.utils import disable_progress_bars
-
+    from mmbert_hf.cli.quiet import quiet_libraries
     from mmbert_hf.hub import publish
 
     if args.quiet or args.json:
-        disable_progress_bars()
+        quiet_libraries()
     licenses = args.license[0] if args.license and len(args.license) == 1 else args.license
     names = (
         "base_model",
@@ -63,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
         "commit_message",
         "architecture",
     )
-    options = {name: getattr(args, name) for name in (*names, "dry_run")}
+    options = {
+        name: getattr(args, name) for name in (*names, "license_name", "license_link", "max_wait_seconds", "dry_run")
+    }
     done = publish(args.folder, args.repo_id, license=licenses, private=args.private or None, **options)
     if args.json:
         print(json.dumps(asdict(done)))

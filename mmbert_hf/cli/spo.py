@@ -51,7 +51,7 @@ def add_parser(verbs: Any) -> None:
         help="train a language model by reinforcement, one response per prompt (SPO)",
         description=(
             "Single-stream Policy Optimization on TRL's GRPOTrainer: every prompt is answered once, and what it earned\n"
-            "before is the baseline. Settings are read from a YAML file, and from flags, which go before the file."
+            "before is the baseline. Settings are read from a YAML file, and from flags, which override the file."
         ),
         epilog=HELP,
         usage="mmbert spo --config FILE.yaml [--dry-run] [--NAME VALUE ...]",
@@ -158,10 +158,12 @@ def _check_names(settings: "Settings") -> None:
 
 def _report(settings: "Settings", rewards: Any, tools: Any, data: Any, checkpoint: Path | None) -> list[str]:
     """Lines of a dry run, which are YAML: the settings, and comments. Tries the reward functions."""
+    import numpy as np
     import yaml
 
     from mmbert_hf.cli.spo_inputs import NUM_TRIED, try_reward
     from mmbert_hf.trainers.spo.prompts import DatasetPrompts, open_prompts
+    from mmbert_hf.trainers.spo.tracker import check_rewards
 
     script, config = settings.script, settings.config
     prompts = open_prompts(data[0], config.prompt_id_column, config.sampling)
@@ -186,8 +188,12 @@ def _report(settings: "Settings", rewards: Any, tools: Any, data: Any, checkpoin
         facts["prompts"] = "a stream, taken as it comes"
     if data[1] is not None:
         facts["evaluation"] = "a stream" if not hasattr(data[1], "__len__") else f"{len(data[1])} prompts"
+    single = len(rewards) == 1 and not script.reward_model_name_or_path
     for name, function in rewards.items():
-        facts[f"reward {name}"] = f"{try_reward(function, name, examples)} for empty responses to the first prompts"
+        given = try_reward(function, name, examples)
+        if config.value_model == "beta" or (config.value_model == "auto" and single):
+            check_rewards(np.array([np.nan if reward is None else reward for reward in given], dtype=float), "beta")
+        facts[f"reward {name}"] = f"{given} for empty responses to the first prompts"
     if script.reward_model_name_or_path:
         facts["reward model"] = script.reward_model_name_or_path
     if tools:

@@ -159,7 +159,7 @@ def build_parser() -> TrlParser:
 
 
 def read_settings(config: str | os.PathLike[str] | None, words: Sequence[str] = ()) -> Settings:
-    """Read a file and flags, which go before the file, which goes before the paper's settings if these are asked for.
+    """Read a file and flags; flags override the file, which overrides the paper's settings if these are asked for.
 
     Args:
         config: YAML file, or None.

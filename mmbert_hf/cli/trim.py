@@ -43,6 +43,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trim with the parsed arguments and print what was done."""
+    from mmbert_hf.cli.quiet import quiet_libraries
     from mmbert_hf.data.udhr import read_corpus
     from mmbert_hf.hub import check_folder_or_hub_name
     from mmbert_hf.output_folders import checked_destination
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_folder_or_hub_name(args.model)
     checked_destination(args.output_dir, args.overwrite)
+    if args.quiet:
+        quiet_libraries()
     texts = None if args.texts is None else list(read_corpus(args.texts))
     model, tokenizer = _load(args.model)
     options = {"min_count": args.min_count, "keep_tokens": args.keep_tokens, "max_vocabulary": args.max_vocabulary}
@@ -65,6 +68,12 @@ def run(args: argparse.Namespace) -> int:
         after = len(small if model is None else small[1])
     _save(small, args.output_dir, args.overwrite)
     print(f"{before:,} tokens -> {after:,}; written to {args.output_dir}")
+    if after == before:
+        print("nothing was removed: the texts use every token. --max-vocabulary and --min-count remove rare ones")
+    if getattr(getattr(model, "config", None), "model_type", None) == "mmbert":
+        print(
+            f"to load it without this package: mmbert convert {args.output_dir} --output-dir FOLDER, or mmbert publish"
+        )
     return 0
 
 

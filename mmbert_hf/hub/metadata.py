@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbert_hf.languages import hub_code, hub_codes
 
-__all__ = ["LICENSES", "check_languages", "check_license", "check_metadata"]
+__all__ = ["LICENSES", "check_languages", "check_license", "check_metadata", "language_codes"]
 
 LICENSES = frozenset(
     """
@@ -39,16 +39,15 @@ def check_license(license: str | Iterable[str] | None) -> None:
         >>> check_license("apache2")
         Traceback (most recent call last):
             ...
-        ValueError: license 'apache2' is no identifier of the Hub; near it: apache-2.0. For any other give 'other' with \
-license_name and license_link
+        ValueError: license 'apache2' is no identifier of the Hub; near it: apache-2.0. For any other give 'other', with \
+the name of the licence
     """
     for name in [license] if isinstance(license, str) else license or []:
         if name not in LICENSES:
             near = difflib.get_close_matches(str(name).lower(), sorted(LICENSES))
             hint = f"; near it: {', '.join(near)}" if near else ""
             raise ValueError(
-                f"license {name!r} is no identifier of the Hub{hint}. For any other give 'other' with license_name and "
-                "license_link"
+                f"license {name!r} is no identifier of the Hub{hint}. For any other give 'other', with the name of the licence"
             )
 
 
@@ -79,6 +78,32 @@ def check_languages(languages: str | Iterable[str] | None) -> None:
             continue
         wanted = hub_code(code)  # refuses what is no language at all
         raise ValueError(f"language {code!r} is {wanted!r} on the Hub: ISO 639-1 where there is a code, else ISO 639-3")
+
+
+def language_codes(languages: str | Iterable[str]) -> list[str]:
+    """The codes that the Hub wants, for codes of either kind, each once.
+
+    Args:
+        languages: ISO 639-1 or ISO 639-3, with or without a script; or one of them.
+
+    Raises:
+        ValueError: One is no code of a language.
+
+    Example:
+        >>> language_codes(["fao", "fo", "eng_Latn", "tpi", "code"])
+        ['fo', 'en', 'tpi', 'code']
+        >>> language_codes("fo,da")
+        Traceback (most recent call last):
+            ...
+        ValueError: 'fo,da' is not one language: give a list, on the command line with blanks between
+    """
+    found = []
+    for code in [languages] if isinstance(languages, str) else languages:
+        if "," in code or " " in code:
+            raise ValueError(f"{code!r} is not one language: give a list, on the command line with blanks between")
+        known = code in NOT_LANGUAGES or code in hub_codes()
+        found.append(code if known else hub_code(code))
+    return list(dict.fromkeys(found))
 
 
 def check_metadata(card: Any) -> None:

@@ -14,7 +14,7 @@ Design decisions:
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
 from mmbert_hf.hub.local_files import LocalFile, collect
-from mmbert_hf.hub.metadata import check_languages, check_license, check_metadata
+from mmbert_hf.hub.metadata import check_license, check_metadata, language_codes
 from mmbert_hf.hub.names import check_repo_id, require_token
 from mmbert_hf.hub.retries import Retries, explain
 from mmbert_hf.hub.staging import Architecture, Staged, stage
@@ -81,8 +81,10 @@ def publish(
     architecture: Architecture = "modernbert",
     card: ModelCard | DatasetCard | None = None,
     license: str | Sequence[str] | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
     base_model: str | None = None,
-    languages: Sequence[str] = (),
+    languages: str | Sequence[str] = (),
     datasets: Sequence[str] = (),
     tags: Sequence[str] = (),
     plots: Sequence[str | Path] = (),
@@ -107,8 +109,10 @@ def publish(
             is installed.
         card: Card to publish. Default: that of the folder, else one that is rendered.
         license: Identifier of the Hub, or several.
+        license_name: Name of a licence whose identifier is "other".
+        license_link: Where that one is written.
         base_model: The parent's name on the Hub.
-        languages: Hub codes (ISO 639-1 where there is one, else ISO 639-3).
+        languages: Codes, ISO 639-1 or ISO 639-3; the card gets those that the Hub wants.
         datasets: Data sets on the Hub that it was made with.
         tags: More tags.
         plots: Pictures (.png, .svg) to publish in ``plots/`` and to show in the card, beside those that lie in the folder's.
@@ -143,7 +147,11 @@ def publish(
     """
     check_repo_id(repo_id)
     check_license(license)
-    check_languages(languages)
+    if license == "other" and license_name is None:
+        raise ValueError(
+            "license 'other' needs license_name, the name of the licence, and if there is one license_link"
+        )
+    codes = language_codes(languages)
     if base_model is not None:
         check_repo_id(base_model)
     api = HfApi(endpoint=endpoint, token=token)
@@ -151,8 +159,8 @@ def publish(
     if not dry_run:
         user = _asking(api, repo_id, lambda: retries.call(lambda: require_token(api)))
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
-    given = {"license": license, "base_model": base_model, "language": list(languages) or None,
-             "datasets": list(datasets) or None}  # fmt: skip
+    given = {"license": license, "license_name": license_name, "license_link": license_link, "base_model": base_model,
+             "language": codes or None, "datasets": list(datasets) or None}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="mmbert-publish-") as scratch:
         written = Path(scratch, "files")
         written.mkdir()
@@ -162,7 +170,7 @@ def publish(
         known = {name: value for name, value in given.items() if value is not None}
         if "license" not in known and not dry_run and (parent := base_model or staged.base_model) is not None:
             known |= {"license": found} if (found := _license_of(api, parent)) else {}
-        rendered = _with_metadata(card or _card_of(staged, repo_id, base_model), staged, known, given, tags)
+        rendered = _with_metadata(card or _card_of(staged, repo_id, known), staged, known, given, tags)
         rendered.text += _pictures(rendered.text, [name for name in files if name.startswith("plots/")])
         check_metadata(rendered)
         rendered.save(Path(scratch, CARD))
@@ -210,26 +218,26 @@ def _license_of(api: HfApi, parent: str) -> Any:
     return None if data is None else data.get("license")
 
 
-def _card_of(staged: Staged, repo_id: str, base_model: str | None) -> ModelCard | DatasetCard:
+def _card_of(staged: Staged, repo_id: str, known: Mapping[str, Any]) -> ModelCard | DatasetCard:
     """The card that lies in the folder, else a new one."""
     path = staged.folder / CARD
     if path.is_file():
         card_class = DatasetCard if staged.kind == "tracker" else ModelCard
         return card_class(path.read_text(encoding="utf-8"))
-    base = base_model or staged.base_model
+    base, license = known.get("base_model") or staged.base_model, known.get("license_name") or known.get("license")
     if staged.kind == "tracker":
         from mmbert_hf.model_cards.trackers import tracker_card
         from mmbert_hf.trainers.spo.tracker_files import load_tracker
 
-        return tracker_card(repo_id, load_tracker(staged.folder)[0], base_model=base)
+        return tracker_card(repo_id, load_tracker(staged.folder)[0], base_model=base, license=license)
     if staged.kind == "encoder" and (staged.architecture or "").endswith("ForMaskedLM"):
         from mmbert_hf.model_cards.cards import encoder_card
 
-        return encoder_card(repo_id, {}, license=None, base_model=base)
+        return encoder_card(repo_id, {}, license=license, base_model=base, languages=known.get("language", ()))
     from mmbert_hf.model_cards.plain import plain_card
 
     kind: Any = "model" if staged.kind == "encoder" else staged.kind
-    return plain_card(repo_id, {}, kind=kind, architecture=staged.architecture, base_model=base)
+    return plain_card(repo_id, {}, kind=kind, architecture=staged.architecture, base_model=base, license=license)
 
 
 def _picture(path: Path) -> LocalFile:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mmbert_hf._compat import transport_error
 
-__all__ = ["Retries", "explain", "is_passing", "request_error"]
+__all__ = ["Retries", "explain", "is_passing", "reason_of", "request_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,14 @@ def request_error(error: Exception) -> Exception:
     cause = error.__cause__
     is_wrapped = type(error) is RuntimeError and isinstance(cause, (HfHubHTTPError, transport_error()))
     return cause if is_wrapped and isinstance(cause, Exception) else error
+
+
+def reason_of(error: Exception) -> str:
+    """What failed, in a few words."""
+    error = request_error(error)
+    if isinstance(error, HfHubHTTPError):
+        return f"{error.response.status_code} of {error.response.request.method} {error.response.request.url.path}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def is_passing(error: Exception) -> bool:
@@ -60,7 +68,9 @@ def explain(error: Exception, repo_id: str, endpoint: str) -> Exception:
     if not isinstance(error, HfHubHTTPError):
         if not is_passing(error):
             return error
-        return ConnectionError(f"the Hub at {endpoint} cannot be reached ({type(error).__name__}); {AGAIN}")
+        return ConnectionError(
+            f"the Hub at {endpoint} cannot be reached, or gave no answer ({reason_of(error)}); {AGAIN}"
+        )
     status = error.response.status_code
     if status == 401:
         return PermissionError(
@@ -102,24 +112,31 @@ class Retries:
     def __init__(self, max_seconds: float = 300.0, *, sleep: Callable[[float], None] | None = None) -> None:
         self.max_seconds, self.waited = max_seconds, 0.0
         self._sleep = sleep
-        self._failures = 0
 
-    def wait(self, error: Exception) -> None:
+    def wait(self, error: Exception, failures: int) -> None:
         """Wait before a request is made again: as long as the Hub says, else longer with every failure.
+
+        Args:
+            error: What the request failed with.
+            failures: How often it failed before.
 
         Raises:
             Exception: `error`, if it will not pass or no time is left.
         """
         if not is_passing(error):
             raise error
-        seconds = min(LONGEST_WAIT, FIRST_WAIT * 2**self._failures) * random.uniform(0.8, 1.2)
+        seconds = min(LONGEST_WAIT, FIRST_WAIT * 2**failures) * random.uniform(0.8, 1.2)
         seconds = max(seconds, _retry_after(error))
         if self.waited + seconds > self.max_seconds:
             raise error
-        logger.warning("%s; trying again in %.0f s", type(error).__name__, seconds)
+        logger.warning(
+            "%s; trying again in %.0f s (of at most %.0f s that are waited in all)",
+            reason_of(error),
+            seconds,
+            self.max_seconds,
+        )
         (self._sleep or time.sleep)(seconds)
         self.waited += seconds
-        self._failures += 1
 
     def call(self, function: Callable[[], T]) -> T:
         """Make a request that may be repeated, until it succeeds.
@@ -127,14 +144,13 @@ class Retries:
         Raises:
             Exception: As `wait` does.
         """
+        failures = 0
         while True:
             try:
-                result = function()
+                return function()
             except Exception as error:
-                self.wait(error)
-            else:
-                self._failures = 0
-                return result
+                self.wait(error, failures)
+                failures += 1
 
 
 def _retry_after(error: Exception) -> float:

@@ -108,6 +108,8 @@ def _stage_model(model: Any, scratch: Path, architecture: Architecture, processi
 
 
 def _stage_folder(folder: Path, scratch: Path, architecture: Architecture) -> Staged:
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; give the folder that it is in")
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     if (folder / "spo_tracker.safetensors").is_file() and not (folder / "config.json").is_file():

@@ -105,7 +105,7 @@ def upload(api: HfApi, files: Mapping[str, LocalFile], destination: Destination,
             if is_conflict and conflicts < CONFLICTS:
                 conflicts += 1
             else:
-                retries.wait(error)
+                retries.wait(error, attempts - 1)
         else:
             repository.verify(uploaded, files)
             return uploaded

@@ -336,9 +336,16 @@ def test_a_dry_run_prints_yaml_that_says_the_same(work, capsys):
     assert "# reward rewards.py:correct: [0.0, 0.0]" in text
     assert "# generation: 8 responses (8 a device x 1 steps x 1 processes)" in text
     given = yaml.safe_load(text)
-    assert (given["seed"], given["max_steps"]) == (7, 9), "flags go before the file"
+    assert (given["seed"], given["max_steps"]) == (7, 9), "flags override the file"
     Path("again.yaml").write_text(text)
     assert read_settings("again.yaml").given == given
+
+
+def test_a_dry_run_sees_rewards_that_would_stop_the_run(work, capsys):
+    Path("far.py").write_text("def far(completions, **_):\n    return [5.0] * len(completions)\n")
+    assert run("--dry-run", reward_funcs=["far.py:far"]) == 2
+    assert "rewards must be in [0, 1] for Beta values, got 5 to 5" in capsys.readouterr().err
+    assert run("--dry-run", reward_funcs=["far.py:far"], value_model="average") == 0
 
 
 def test_a_stream_and_tools(work, capsys):

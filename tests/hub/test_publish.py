@@ -255,7 +255,8 @@ def test_a_checkpoint_of_transformers_without_weights_in_safetensors(tmp_path):
 BAD = {
     "a name": ("me/small model", {}, ValueError, "cannot be the name of a repository"),
     "a licence": ("me/x", {"license": "apache2"}, ValueError, "no identifier of the Hub; near it: apache-2.0"),
-    "a language": ("me/x", {"languages": ["fao"]}, ValueError, "language 'fao' is 'fo' on the Hub"),
+    "several in one": ("me/x", {"languages": ["fo,da"]}, ValueError, "'fo,da' is not one language: give a list"),
+    "a licence without a name": ("me/x", {"license": "other"}, ValueError, "needs license_name"),
     "no language": ("me/x", {"languages": ["xx"]}, ValueError, "unknown language code 'xx'"),
     "a parent": ("me/x", {"base_model": "no name/"}, ValueError, "cannot be the name"),
     "an architecture": ("me/x", {"architecture": "bert"}, ValueError, "must be 'modernbert' or 'mmbert', got 'bert'"),
@@ -266,6 +267,28 @@ BAD = {
 def test_mistakes_are_told_before_anything_is_sent(sources, name, options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         publish(sources["policy"], name, dry_run=True, **options)
+
+
+def test_codes_of_either_kind_become_the_hubs(sources):
+    for languages in ("fao", ["fo", "fao"], ["fao_Latn"]):
+        done = publish(sources["policy"], "me/x", languages=languages, dry_run=True)
+        assert ModelCard(done.card).data.language == ["fo"]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "policy", "tracker"])
+def test_metadata_and_text_agree_on_the_licence(sources, tokenizer, kind):
+    given = {"processing_class": tokenizer} if kind == "encoder" else {}
+    known = publish(sources[kind], "me/x", license="mit", dry_run=True, **given)
+    assert ModelCard(known.card).data.license == "mit"
+    assert "not known" not in known.card
+    named = publish(
+        sources[kind], "me/x", license="other", license_name="house-1", license_link="LICENSE", dry_run=True, **given
+    )
+    data = ModelCard(named.card).data
+    assert (data.license, data.license_name, data.license_link) == ("other", "house-1", "LICENSE")
+    open_one = publish(sources[kind], "me/x", dry_run=True, **given)
+    assert ModelCard(open_one.card).data.license is None
+    assert "not known" in open_one.card or "No licence was given" in open_one.card
 
 
 def test_a_bad_card_is_refused_too(tmp_path):
@@ -279,6 +302,7 @@ def test_what_cannot_be_published(sources, tmp_path):
     for source, error, message in (
         (np.zeros(3), TypeError, "a ndarray cannot be published"),
         (tmp_path / "none", FileNotFoundError, "there is no folder"),
+        (Path(__file__), NotADirectoryError, "is a file; give the folder"),
         (tmp_path, ValueError, "holds nothing that can be published"),
         (sources["encoder"], ValueError, "give processing_class"),
     ):

@@ -131,6 +131,16 @@ def test_nobody_waits_for_a_day(hub, source, waits):
     assert not waits
 
 
+def test_what_fails_for_ever_is_asked_less_and_less(hub, source, waits):
+    """Other requests succeed between the failures; that must not start the waiting anew."""
+    hub.fail_next("cut", method="POST", path_contains="/commit/", times=10_000)
+    with pytest.raises(ConnectionError, match="cannot be reached, or gave no answer"):
+        publish(hub, source, "commit", max_wait_seconds=120)
+    assert waits[:5] == sorted(waits[:5])
+    assert len(waits) < 10
+    assert sum(waits) <= 120
+
+
 def test_somebody_else_is_faster(hub, api, source, monkeypatch):
     publish(hub, source, "commit")
     (source / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "changed": 1}')
@@ -180,4 +190,4 @@ def test_only_what_may_pass_is_waited_for():
     assert retries.is_passing(ConnectionResetError())
     assert not retries.is_passing(ValueError())
     with pytest.raises(ValueError, match="no"):
-        retries.Retries().wait(ValueError("no"))
+        retries.Retries().wait(ValueError("no"), 0)
