@@ -15,13 +15,14 @@ from mmbert_hf.languages import (
     Language,
     get_language,
     hub_code,
+    hub_codes,
     sampling_probabilities,
     split_code,
     temper,
 )
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = [Language, split_code, get_language, hub_code, temper, sampling_probabilities]
+PUBLIC = [Language, split_code, get_language, hub_code, hub_codes, temper, sampling_probabilities]
 
 
 def load_tool(name):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["plot_pruning", "score_rank_correlations"]
 
 MAX_WEIGHTS = 200_000
-COLOURS = {"dense": "before", "control": "control", "pruned": "run"}
+COLOURS = {"dense": "before", "control": "control", "one-shot": "extend", "pruned": "run"}
+OTHER_MODEL = "muted"
 SMALLEST_ROOM = 16  # layers that a picture can name
 
 
@@ -183,7 +184,7 @@ def _draw_bars(
 
     highest = max(bars.values())
     for place, (name, value) in enumerate(bars.items()):
-        axis.bar(place, value, color=PALETTE[COLOURS[name]][0], width=0.62)
+        axis.bar(place, value, color=PALETTE[COLOURS.get(name, OTHER_MODEL)][0], width=0.62)
         top = value
         if spread is not None:  # from the fastest to the slowest repeat
             low, top = spread[name]

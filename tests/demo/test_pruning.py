@@ -108,7 +108,8 @@ def test_the_published_embedder_loads_without_the_package(demo):
     assert hub["reload_max_abs_diff"] < 1e-5
     assert hub["reload_class"].startswith("SentenceTransformer around transformers.models.bert.")
     assert all(module.startswith("sentence_transformers.") for module in hub["reload_modules"])
-    assert {"README.md", "config.json", "model.safetensors", "pruning.json"} <= {file["name"] for file in hub["files"]}
+    files = {file["name"] for file in hub["files"]}
+    assert {"README.md", "config.json", "model.safetensors", "pruning.json", "plots/before_and_after.png"} <= files
     card = (folder / "prune" / "export" / "README.md").read_text()
     assert "license: mit" in card  # from the parent's card
     assert f'SentenceTransformer("{pruning.REPO_ID}")' in card

@@ -122,10 +122,8 @@ def test_policy_and_tracker_come_back_from_the_hub(demo):
     assert hub["reload_max_abs_diff"] < 1e-5
     assert hub["reload_class"] == "transformers.models.llama.modeling_llama.LlamaForCausalLM"
     assert hub["tracker_is_equal"] is hub["table_is_equal"] is True
-    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} == {f["name"] for f in hub["files"]} - {
-        "generation_config.json",
-        "tokenizer_config.json",
-    }
+    files = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "plots/run.png"}
+    assert files == {file["name"] for file in hub["files"]} - {"generation_config.json", "tokenizer_config.json"}
     assert {"README.md", "tracker.json", "data/train-00000-of-00001.parquet"} == {
         file["name"] for file in hub["tracker_files"]
     }
