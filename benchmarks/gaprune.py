@@ -5,6 +5,7 @@
     python benchmarks/gaprune.py scoring --data dictionaries --output runs
     python benchmarks/gaprune.py quality --data dictionaries --output runs
     python benchmarks/gaprune.py smaller --data dictionaries --output runs
+    python benchmarks/gaprune.py latency --data dictionaries --output runs   # of the same shape, on a quiet machine
     python benchmarks/gaprune.py report --output runs
 
 Design decisions:
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from gaprune_quality import DOMAIN_OF, METHODS, SEEDS, SPARSITIES, Cell, run_missing
 from gaprune_scoring import measure_all, table
-from gaprune_smaller import run_all, spread
+from gaprune_smaller import latencies, run_all, spread
 from machine import describe
 from report import say
 
@@ -175,7 +176,7 @@ def report(output: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one part, or write the tables."""
     parser = argparse.ArgumentParser(description="GAPrune: cost of scoring, worth of scores, smaller embedders.")
-    parser.add_argument("part", choices=("scoring", "quality", "smaller", "report"))
+    parser.add_argument("part", choices=("scoring", "quality", "smaller", "latency", "report"))
     parser.add_argument("--data", type=Path, help="where dict-foldoc and wordnet-base were unpacked")
     parser.add_argument("--output", type=Path, required=True, help="folder for what is measured")
     parser.add_argument("--embedder", choices=tuple(DOMAIN_OF), help="quality: of this one alone")
@@ -191,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         embedders = [args.embedder] if args.embedder else tuple(DOMAIN_OF)
         run_missing(args.data, args.output, embedders, args.seeds)
         return 0
-    result = (measure_all if args.part == "scoring" else run_all)(args.data, args.output)
+    parts = {"scoring": measure_all, "smaller": run_all, "latency": latencies}
+    result = parts[args.part](args.data, args.output)
     result["machine"] = describe(str(torch.device("cpu")))
     (args.output / f"{args.part}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return 0

@@ -91,6 +91,31 @@ def run_all(folder: Path, output: Path) -> dict[str, Any]:
     return {"configuration": CONFIGURATION, "training": TRAINING, "runs": records}
 
 
+def latencies(folder: Path, output: Path) -> dict[str, Any]:
+    """Time the pruned shape against the dense one, in turns, for every seed.
+
+    Latency depends on sizes and tokens alone, so nothing is retrained: a few minutes, for when the machine is quiet.
+    """
+    from dataclasses import asdict
+
+    from mmbert_hf.pruning import GAPruneConfig
+    from mmbert_hf.pruning.footprint import measure_latency
+
+    torch.set_num_threads(1)
+    logging.getLogger("mmbert_hf").setLevel(logging.ERROR)
+    texts = [entry.definition for entry in in_split(read_domains(folder)[DOMAIN_OF["minilm"]][0], "test")]
+    found = {}
+    for seed in SEEDS:
+        pruner = make_pruner("minilm", seed, folder, output)
+        args = GAPruneConfig(seed=seed, num_triplets=None, **CONFIGURATION)
+        pruned = pruner.prune(args, vocabulary_texts=read_foldoc_texts(folder), progress=False)
+        models = {"dense": pruned.dense, "pruned": pruned.model}
+        taken = measure_latency(models, texts[:NUM_LATENCY_TEXTS], batch_size=32, repeats=7)
+        found[str(seed)] = {name: asdict(each) for name, each in taken.items()}
+        say(f"seed {seed}: {taken['pruned'].ratio:.3f} of dense")
+    return {"runs": found}
+
+
 def spread(values: list[float], digits: int = 3) -> str:
     """Mean and standard deviation."""
     return f"{statistics.fmean(values):.{digits}f} +- {statistics.stdev(values):.{digits}f}"
