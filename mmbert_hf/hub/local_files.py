@@ -19,7 +19,7 @@ __all__ = ["LocalFile", "collect", "is_published"]
 
 PUBLISHED = ("*.safetensors", "*.json", "*.jsonl", "*.txt", "*.md", "*.model", "*.jinja", "*.onnx", "*.parquet", "*.png",
              "*.svg", "LICENSE*", "NOTICE*")  # fmt: skip
-KEPT_BACK = ("checkpoint-*", "runs", "logs", ".*", "trainer_state.json", "spo_*.safetensors")
+KEPT_BACK = ("checkpoint-*", "runs", "logs", ".*", "trainer_state.json", "spo_*.safetensors", "run.json", "merge.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 BUFFER_BYTES = 1 << 20
 

@@ -5,10 +5,11 @@ Design decisions:
 - What is there is looked at first: nothing is sent that is there already, and where nothing has changed there is no commit.
 - The commit names its parent. If somebody else was faster, the repository is looked at again and the commit made anew.
 - An answer that got lost says nothing about the commit: before it is repeated, the repository is looked at. If the files
-  are there, the commit was made. A pull request is looked for in the same way among those that are open, so that there are
-  never two, also when the whole call is repeated.
+  are there, the commit was made. A pull request is looked for in the same way among the last ones, so that there are never
+  two, also when the whole call is repeated.
 - In the end the files of the commit are listed and their hashes compared with those on this machine.
-- Files of an earlier model that the new one does not have (`REPLACED`) go in the same commit; all others stay.
+- Files of an earlier model that the new one does not have (`REPLACED`) go in the same commit; all others stay, and so do
+  whole checkpoints that a trainer has published beside the model.
 """
 
 import logging
@@ -22,13 +23,14 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from mmbert_hf.hub.local_files import LocalFile
 from mmbert_hf.hub.retries import Retries, request_error
+from mmbert_hf.output_folders import TOKENIZER_FILES, WEIGHT_FILES
 
 __all__ = ["Destination", "Uploaded", "upload"]
 
 logger = logging.getLogger(__name__)
 
-REPLACED = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tokenizer*", "vocab*", "merges.txt",
-            "special_tokens_map.json", "added_tokens.json", "chat_template*", "onnx/*")  # fmt: skip
+REPLACED = (*WEIGHT_FILES, *TOKENIZER_FILES, "vocab*", "merges.txt", "onnx/*")
+CHECKPOINTS = ("checkpoint-*", "last-checkpoint")  # folders that Trainer publishes by itself, with weights of their own
 CONFLICTS = 5  # commits of others that are waited for
 PULL_REQUESTS = 10  # the newest, which are looked through
 
@@ -223,7 +225,13 @@ def _holds(there: Mapping[str, Any], files: Mapping[str, LocalFile]) -> bool:
 
 def _stale(there: Mapping[str, Any], files: Mapping[str, LocalFile]) -> list[str]:
     """Files of an earlier model, which would be loaded beside, or in place of, the new one."""
-    return sorted(path for path in there if path not in files and any(fnmatch(path, pattern) for pattern in REPLACED))
+    return sorted(
+        path
+        for path in there
+        if path not in files
+        and any(fnmatch(path, pattern) for pattern in REPLACED)
+        and not any(fnmatch(path.partition("/")[0], pattern) for pattern in CHECKPOINTS)
+    )
 
 
 def _operations(there: Mapping[str, Any], files: Mapping[str, LocalFile]) -> list[Any]:
