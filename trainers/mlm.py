@@ -36,7 +36,7 @@ from mmbert_hf.data.token_documents import TokenDocuments
 from mmbert_hf.data.tokenising import TextEncoder
 from mmbert_hf.evaluation.masked import FixedMasks, masked_losses
 from mmbert_hf.flops import training_flops_per_token
-from mmbert_hf.hub.names import is_hub_name
+from mmbert_hf.hub.names import public_name
 from mmbert_hf.masking import PackingCollator
 from mmbert_hf.optimization import planned_scheduler, stable_adamw
 from mmbert_hf.presets import get_preset
@@ -303,13 +303,13 @@ class MLMTrainer(PublishingMixin, Trainer):
         if not self.is_world_process_zero():
             return
         name = self.hub_model_id or self.args.hub_model_id or model_name or Path(self.args.output_dir).name
-        parent = str(finetuned_from or getattr(unwrapped_encoder(self.model).config, "_name_or_path", None) or "")
+        parent = finetuned_from or getattr(unwrapped_encoder(self.model).config, "_name_or_path", None)
         card = encoder_card(
             name,
             encoder_facts(self),
             languages=_listed(language) or card_languages(self.train_dataset.languages),
             license=license,
-            base_model=parent if is_hub_name(parent) and not Path(parent).exists() else None,
+            base_model=public_name(parent),
             datasets=_listed(dataset),
             tags=_listed(tags),
         )

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbert_hf.cli.quiet import quiet_libraries
+
 if TYPE_CHECKING:
     from mmbert_hf.evaluation.reasoning import ReasoningScores
     from mmbert_hf.evaluation.samples import Problem, Samples
@@ -179,10 +181,6 @@ def _sample(args: argparse.Namespace, settings: "SamplingSettings", checker: Any
     problems = read_problems(args)
     for problem in problems:
         checker.reference(problem.answer)
-    if args.quiet:
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
     if args.backend == "vllm":
         from transformers import AutoTokenizer
 
@@ -218,9 +216,7 @@ def read_problems(args: argparse.Namespace) -> list["Problem"]:
     if path.is_file() and (not path.name.lower().endswith(tuple(FORMATS)) or path.stat().st_size == 0):
         raise ValueError(f"{args.data!r} is no file of problems: it is empty, or no {', '.join(FORMATS)}")
     if args.quiet:
-        import datasets
-
-        datasets.disable_progress_bars()
+        quiet_libraries()
     rows = load_triplets(args.data)  # reads any columns
     try:
         problems = problems_from_rows(rows, args.prompt_column, args.answer_column, args.id_column)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.prune_data import check_sources, read_data
+from mmbert_hf.cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from mmbert_hf.pruning.config import GAPruneConfig
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("mmbert_hf").setLevel(logging.WARNING if args.quiet else logging.INFO)
     config = _check(args)
     if args.quiet:
-        _hide_progress_bars()
+        quiet_libraries()
 
     from mmbert_hf.data import read_corpus
     from mmbert_hf.hub import check_folder_or_hub_name
@@ -160,15 +161,6 @@ def run(args: argparse.Namespace) -> int:
     pruned.measure(tests["domain"], tests["general"])
     _write(args, pruned, pruner.statistics)
     return 0
-
-
-def _hide_progress_bars() -> None:
-    """Those of the libraries."""
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    datasets.disable_progress_bars()
-    transformers_logging.disable_progress_bar()
 
 
 def _check(args: argparse.Namespace) -> "GAPruneConfig":

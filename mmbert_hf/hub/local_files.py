@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-__all__ = ["LocalFile", "collect", "is_published"]
+__all__ = ["LocalFile", "collect", "is_published", "published_names"]
 
 PUBLISHED = ("*.safetensors", "*.json", "*.jsonl", "*.txt", "*.md", "*.model", "*.jinja", "*.onnx", "*.parquet", "*.png",
              "*.svg", "LICENSE*", "NOTICE*")  # fmt: skip
 KEPT_BACK = ("checkpoint-*", "runs", "logs", ".*", "trainer_state.json", "spo_*.safetensors", "run.json", "merge.json")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 BUFFER_BYTES = 1 << 20
 
 
@@ -70,15 +69,8 @@ def collect(folder: Path) -> tuple[dict[str, LocalFile], list[str]]:
         >>> list(files), left_out
         (['config.json'], ['optimizer.pt'])
     """
-    found, left_out = {}, []
-    for path in _walk(folder):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir():
-            left_out.append(f"{name}/")
-        elif is_published(path):
-            found[name] = LocalFile.read(path)
-        else:
-            left_out.append(name)
+    names, left_out = published_names(folder)
+    found = {name: LocalFile.read(folder / name) for name in names}
     weights = [
         name for name in left_out if any(fnmatch(name, pattern) for pattern in ("pytorch_model*", "adapter_model*"))
     ]
@@ -90,6 +82,19 @@ def collect(folder: Path) -> tuple[dict[str, LocalFile], list[str]]:
     if not found:
         raise ValueError(f"{folder} has nothing that could be published: no configuration, no weights, no table")
     return found, left_out
+
+
+def published_names(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the files of a folder that are published, and of the files and folders that are not."""
+    names: list[str] = []
+    left_out: list[str] = []
+    for path in _walk(folder):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir():
+            left_out.append(f"{name}/")
+        else:
+            (names if is_published(path) else left_out).append(name)
+    return names, left_out
 
 
 def is_published(path: Path) -> bool:

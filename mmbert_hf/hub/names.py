@@ -7,7 +7,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-__all__ = ["check_folder_or_hub_name", "check_repo_id", "is_hub_name", "require_token"]
+__all__ = ["check_folder_or_hub_name", "check_repo_id", "is_hub_name", "public_name", "require_token"]
 
 
 def require_token(api: HfApi) -> str:
@@ -70,6 +70,16 @@ def is_hub_name(name: str) -> bool:
         (True, False)
     """
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
+
+
+def public_name(name: object) -> str | None:
+    """The name of a model if it can be one on the Hub, and is no folder of this machine; else None.
+
+    Example:
+        >>> public_name("jhu-clsp/mmBERT-base"), public_name("/home/me/model"), public_name(None)
+        ('jhu-clsp/mmBERT-base', None, None)
+    """
+    return name if isinstance(name, str) and is_hub_name(name) and not Path(name).exists() else None
 
 
 def check_repo_id(repo_id: str) -> None:

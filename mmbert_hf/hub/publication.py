@@ -180,7 +180,7 @@ def publish(
             repo_id,
             staged.repo_type,
             {name: file.size for name, file in files.items()},
-            tuple(left_out),
+            (*left_out, *staged.left_out),
             str(rendered),
         )
         if dry_run:

@@ -106,12 +106,10 @@ class Retries:
 
     Args:
         max_seconds: In all.
-        sleep: Waits so many seconds.
     """
 
-    def __init__(self, max_seconds: float = 300.0, *, sleep: Callable[[float], None] | None = None) -> None:
+    def __init__(self, max_seconds: float = 300.0) -> None:
         self.max_seconds, self.waited = max_seconds, 0.0
-        self._sleep = sleep
 
     def wait(self, error: Exception, failures: int) -> None:
         """Wait before a request is made again: as long as the Hub says, else longer with every failure.
@@ -135,7 +133,7 @@ class Retries:
             seconds,
             self.max_seconds,
         )
-        (self._sleep or time.sleep)(seconds)
+        time.sleep(seconds)
         self.waited += seconds
 
     def call(self, function: Callable[[], T]) -> T:

@@ -10,14 +10,19 @@ Design decisions:
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
+
+from mmbert_hf.hub.local_files import published_names
+from mmbert_hf.hub.names import public_name
 
 __all__ = ["Staged", "stage"]
 
 Kind = Literal["encoder", "embedder", "policy", "adapter", "model", "tracker"]
 Architecture = Literal["modernbert", "mmbert"]
+CARRIED_OVER = ("README.md", "pruning.json", "pruning_mask.safetensors", "plots/*", "LICENSE*", "NOTICE*")
 CAUSAL, OURS = "ForCausalLM", "mmbert"
 EXPECTED = (
     "a folder with config.json (a model), adapter_config.json (an adapter), modules.json (an embedder) or tracker.json (a "
@@ -34,12 +39,14 @@ class Staged:
         folder: Where they are.
         base_model: What it was made from, where the files say so.
         architecture: Class that loads it, where there is one.
+        left_out: What of a converted folder is not published.
     """
 
     kind: Kind
     folder: Path
     base_model: str | None = None
     architecture: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def repo_type(self) -> str:
@@ -128,10 +135,22 @@ def _stage_folder(folder: Path, scratch: Path, architecture: Architecture) -> St
         save_embedder(SentenceTransformer(str(folder), device="cpu"), scratch)
     else:
         _export(str(folder), scratch, None)
-    for name in ("README.md", "pruning.json", "pruning_mask.safetensors"):
-        if (folder / name).is_file():
-            (scratch / name).write_bytes((folder / name).read_bytes())
-    return _describe(scratch)
+    return replace(_describe(scratch), left_out=_carry_over(folder, scratch))
+
+
+def _carry_over(folder: Path, scratch: Path) -> tuple[str, ...]:
+    """Copy what a conversion does not write and others need; return what stays behind."""
+    names, left_out = published_names(folder)
+    for name in names:
+        target = scratch / name
+        if target.exists():
+            continue
+        if not any(fnmatch(name, pattern) for pattern in CARRIED_OVER):
+            left_out.append(name)
+            continue
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((folder / name).read_bytes())
+    return tuple(left_out)
 
 
 def _export(model_or_folder: Any, scratch: Path, tokenizer: Any) -> None:
@@ -144,7 +163,7 @@ def _describe(folder: Path) -> Staged:
     """Say what the files of a folder are."""
     if (folder / "adapter_config.json").is_file():
         base = _read(folder / "adapter_config.json").get("base_model_name_or_path")
-        return Staged("adapter", folder, base_model=_hub_name(base))
+        return Staged("adapter", folder, base_model=public_name(base))
     if (folder / "modules.json").is_file():
         return Staged("embedder", folder)
     if (folder / "tracker.json").is_file():
@@ -156,7 +175,7 @@ def _describe(folder: Path) -> Staged:
     if config.get("model_type") in (OURS, "modernbert"):
         return Staged("encoder", folder, architecture=architecture)
     kind: Kind = "policy" if architecture is not None and architecture.endswith(CAUSAL) else "model"
-    return Staged(kind, folder, base_model=_hub_name(config.get("_name_or_path")), architecture=architecture)
+    return Staged(kind, folder, base_model=public_name(config.get("_name_or_path")), architecture=architecture)
 
 
 def _model_type(folder: Path) -> str | None:
@@ -175,10 +194,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must be a JSON object")
     return values
-
-
-def _hub_name(name: Any) -> str | None:
-    """The name if it can be one on the Hub, and is no folder of this machine."""
-    from mmbert_hf.hub.names import is_hub_name
-
-    return name if isinstance(name, str) and is_hub_name(name) and not Path(name).exists() else None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbert_hf.hub.names import is_hub_name
+from mmbert_hf.hub.names import public_name
 from mmbert_hf.pruning.report import PruningReport
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def published_report(report: PruningReport) -> PruningReport:
         >>> published_report(report).base_model, published_report(report).args
         (None, {'statistics_dir': None})
     """
-    name = report.base_model or ""
-    is_on_hub = is_hub_name(name) and not Path(name).exists()
-    return replace(report, base_model=name if is_on_hub else None, args={**report.args, "statistics_dir": None})
+    return replace(report, base_model=public_name(report.base_model), args={**report.args, "statistics_dir": None})
 
 
 def render_card(

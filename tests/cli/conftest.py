@@ -4,6 +4,7 @@ import logging
 
 import datasets
 import pytest
+import torch
 from transformers.utils import logging as transformers_logging
 
 
@@ -20,3 +21,24 @@ def process_as_it_was():
         datasets.enable_progress_bars()
     if had_bars[1]:
         transformers_logging.enable_progress_bar()
+
+
+@pytest.fixture
+def folder(tiny_model, tokenizer, tmp_path):
+    """A tiny masked language model with its tokenizer."""
+    tiny_model.eval().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def logits():
+    """A function from a folder and a text to what plain Auto classes say of it."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    def say(folder, text):
+        with torch.no_grad():
+            batch = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+            return AutoModelForMaskedLM.from_pretrained(folder).eval()(**batch).logits
+
+    return say

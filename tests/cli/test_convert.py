@@ -2,31 +2,16 @@
 
 import json
 
-import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mmbert_hf.cli import main
-
-
-@pytest.fixture
-def folder(tiny_model, tokenizer, tmp_path):
-    tiny_model.eval().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def logits(folder, text):
-    with torch.no_grad():
-        batch = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
-        return AutoModelForMaskedLM.from_pretrained(folder).eval()(**batch).logits
 
 
 def model_type(folder):
     return json.loads((folder / "config.json").read_text())["model_type"]
 
 
-def test_there_and_back(folder, tmp_path, sentences, capsys):
+def test_there_and_back(folder, logits, tmp_path, sentences, capsys):
     there, back = tmp_path / "there", tmp_path / "back"
     assert main(["convert", str(folder), "--output-dir", str(there)]) == 0
     assert main(["convert", str(there), "--to", "mmbert", "--output-dir", str(back)]) == 0

@@ -7,20 +7,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from mmbert_hf.cli import main
 
 
-@pytest.fixture
-def folder(tiny_model, tokenizer, tmp_path):
-    tiny_model.eval().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def logits(folder, text):
-    with torch.no_grad():
-        batch = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
-        return AutoModelForMaskedLM.from_pretrained(folder).eval()(**batch).logits
-
-
-def test_trimmed_to_texts(folder, tmp_path, sentences, capsys):
+def test_trimmed_to_texts(folder, logits, tmp_path, sentences, capsys):
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(sentences["fao"]))
     assert main(["trim", str(folder), "--texts", str(texts), "--output-dir", str(tmp_path / "small"), "--quiet"]) == 0

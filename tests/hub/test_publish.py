@@ -224,16 +224,25 @@ def test_mmbert_on_request(hub, there, sources, tokenizer, tmp_path):
     assert model_type(api, "loopback/ours", tmp_path) == "mmbert"
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_an_mmbert_folder_is_converted_and_not_touched(hub, there, sources, tokenizer, tmp_path):
     sources["encoder"].save_pretrained(tmp_path / "mine")
     tokenizer.save_pretrained(tmp_path / "mine")
     (tmp_path / "mine" / "README.md").write_text("# My words\n")
-    before = {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    (tmp_path / "mine" / "run.json").write_text('{"data": "/home/somebody/table.yaml"}')
+    (tmp_path / "mine" / "plots").mkdir()
+    (tmp_path / "mine" / "plots" / "run.png").write_bytes(b"picture")
+    before = contents(tmp_path / "mine")
     done = publish(tmp_path / "mine", "converted", **there)
     assert "My words" in done.card
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
     assert model_type(api, "loopback/converted", tmp_path / "pulled") == "modernbert"
-    assert {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+    assert contents(tmp_path / "mine") == before
+    assert "plots/run.png" in done.files
+    assert done.left_out == ("run.json",)
 
 
 def test_a_checkpoint_without_a_model_is_its_tracker(there, sources, tmp_path):
