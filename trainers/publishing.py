@@ -6,6 +6,9 @@ Design decisions:
   `hub_private_repo`, `hub_revision`, `hub_always_push`, and those of ``trainer.push_to_hub()``.
 - In training, a copy of the checkpoint's model is published in the background: the checkpoint itself may be deleted while
   that goes on (`save_total_limit`).
+- Only files are read and sent in the background. What has to be converted is converted before, since loading a model is
+  nothing for a second thread: while transformers loads one, it takes `tie_weights` from *all* models of the process, and two
+  loads at a time can leave it so.
 - Checkpoints with optimizer states are pickles. They go to the Hub only where `hub_strategy` asks for them, with a notice.
 """
 
@@ -20,6 +23,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from mmbert_hf.hub.local_files import is_published
 from mmbert_hf.hub.publication import Publication, publish
+from mmbert_hf.hub.staging import stage
 
 __all__ = ["PublishingMixin"]
 
@@ -78,7 +82,9 @@ class PublishingMixin:
         }
         if blocking:
             return _commit_info(publish(self.args.output_dir, self.hub_model_id, **options))
-        return HfApi().run_as_future(lambda: _commit_info(publish(self.args.output_dir, self.hub_model_id, **options)))
+        scratch = Path(tempfile.mkdtemp(prefix="mmbert-push-"))
+        folder = _converted(Path(self.args.output_dir), scratch)
+        return HfApi().run_as_future(_publish_and_remove, scratch, folder, self.hub_model_id, **options)
 
     def _push_from_checkpoint(self: Any, checkpoint_folder: str) -> None:
         """Publish the model of a checkpoint in the background; with some strategies the whole checkpoint too."""
@@ -94,8 +100,12 @@ class PublishingMixin:
             f"Training in progress, {where}",
             {"token": self.args.hub_token, "revision": self.args.hub_revision},
         )
-        copy = self._copy_of_model(Path(checkpoint_folder))
-        jobs = [HfApi().run_as_future(_publish_and_remove, copy, self.hub_model_id, commit_message=message, **options)]
+        scratch, folder = self._copy_of_model(Path(checkpoint_folder))
+        jobs = [
+            HfApi().run_as_future(
+                _publish_and_remove, scratch, folder, self.hub_model_id, commit_message=message, **options
+            )
+        ]
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             logger.warning(
                 "hub_strategy=%r publishes checkpoints as they are: optimizer states and random states are pickles, which run "
@@ -115,9 +125,11 @@ class PublishingMixin:
             )
         self._add_push_jobs(jobs)
 
-    def _copy_of_model(self: Any, checkpoint: Path) -> Path:
-        """The files of a checkpoint that are published, in a folder that stays as it is."""
-        copy = Path(tempfile.mkdtemp(prefix="mmbert-push-"))
+    def _copy_of_model(self: Any, checkpoint: Path) -> tuple[Path, Path]:
+        """A temporary folder, and in it the files of a checkpoint as they are published."""
+        scratch = Path(tempfile.mkdtemp(prefix="mmbert-push-"))
+        copy = scratch / "copy"
+        copy.mkdir()
         for path in checkpoint.iterdir():
             if path.is_file() and is_published(path):
                 shutil.copy2(path, copy / path.name)
@@ -126,7 +138,7 @@ class PublishingMixin:
         card = Path(self.args.output_dir, "README.md")
         if card.is_file() and not (copy / "README.md").is_file():
             shutil.copy2(card, copy / "README.md")
-        return copy
+        return scratch, _converted(copy, scratch)
 
     def _add_push_jobs(self: Any, jobs: list[Any]) -> None:
         from transformers.utils import PushInProgress
@@ -137,14 +149,21 @@ class PublishingMixin:
             self.push_in_progress.jobs.extend(jobs)
 
 
-def _publish_and_remove(folder: Path, repo_id: str, **options: Any) -> CommitInfo:
+def _converted(folder: Path, scratch: Path) -> Path:
+    """The folder in the form that is published: itself, or one in `scratch`, if it had to be converted."""
+    files = scratch / "files"
+    files.mkdir()
+    return stage(folder, files).folder
+
+
+def _publish_and_remove(scratch: Path, folder: Path, repo_id: str, **options: Any) -> CommitInfo:
     try:
         return _commit_info(publish(folder, repo_id, **options))
     except Exception as error:  # in a thread, where nobody would see it
         logger.error("the model in training could not be published: %s", error)
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _commit_info(done: Publication) -> CommitInfo:

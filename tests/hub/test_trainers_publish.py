@@ -3,9 +3,9 @@
 import pytest
 
 SCRIPT = """
-import json, logging, os, sys, tempfile, torch
+import json, logging, os, sys, tempfile, threading, torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from mmbert_hf import MMBertConfig, MMBertForMaskedLM, MMBertTokenizer
 from mmbert_hf.trainers.publishing import PublishingMixin
 
@@ -17,6 +17,11 @@ class Keep(logging.Handler):
     def emit(self, record):
         notices.append(record.getMessage())
 logging.getLogger("mmbert_hf.trainers.publishing").addHandler(Keep())
+loads, load = [], PreTrainedModel.from_pretrained.__func__
+def from_pretrained(cls, *args, **kwargs):
+    loads.append(threading.current_thread() is threading.main_thread())
+    return load(cls, *args, **kwargs)
+PreTrainedModel.from_pretrained = classmethod(from_pretrained)
 tokenizer = MMBertTokenizer.train({texts!r}, vocab_size=300)
 config = MMBertConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=40, num_hidden_layers=2,
                       num_attention_heads=2)
@@ -31,7 +36,7 @@ trainer.train()
 future = trainer.push_to_hub(commit_message="Done", blocking=False, **json.loads(os.environ["PUSH"]))
 info = future.result()
 from transformers import AutoModelForMaskedLM
-print(json.dumps([str(info), info.oid, notices, os.listdir(folder)]))
+print(json.dumps([str(info), info.oid, notices, os.listdir(folder), loads]))
 """
 
 
@@ -58,7 +63,7 @@ def model_type(api, revision=None):
 
 
 def test_every_save(api, train):
-    url, oid, notices, _ = train(hub_strategy="every_save", hub_private_repo=True, hub_always_push=True)
+    url, oid, notices, _, loads = train(hub_strategy="every_save", hub_private_repo=True, hub_always_push=True)
     assert url.endswith(f"/loopback/trained/commit/{oid}")
     titles = [commit.title for commit in api.list_repo_commits("loopback/trained")]
     assert titles[0] == "Done"
@@ -69,13 +74,15 @@ def test_every_save(api, train):
     assert model_type(api) == "modernbert"
     assert api.model_info("loopback/trained").private
     assert notices == []
+    # transformers takes `tie_weights` from every model of the process while it loads one
+    assert loads == [True] * 3, "models were loaded in other threads than the training's"
 
 
 @pytest.mark.parametrize(
     ("strategy", "folder"), [("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-4")]
 )
 def test_checkpoints_are_published_where_they_are_asked_for(api, train, strategy, folder):
-    *_, notices, left = train(hub_strategy=strategy, hub_always_push=True, save_total_limit=1)
+    *_, notices, left, _ = train(hub_strategy=strategy, hub_always_push=True, save_total_limit=1)
     files = api.list_repo_files("loopback/trained")
     assert {f"{folder}/optimizer.pt", f"{folder}/model.safetensors"} <= set(files), "the last push leaves it whole"
     assert "pickles" in notices[0]
