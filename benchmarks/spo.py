@@ -1,7 +1,8 @@
 """SPO measured: learning against GRPO at the same number of tokens, what the tracker costs, and long tails of generation.
 
     python benchmarks/spo.py select --output runs      # learning rates, on seeds 101 and 102
-    python benchmarks/spo.py learning --output runs    # seeds 1 to 10; --share 0 2 and --share 1 2 for two processes
+    python benchmarks/spo.py defaults --output runs    # SPOConfig's defaults, on seeds 101 to 103
+    python benchmarks/spo.py learning --output runs    # seeds 1 to 6; --share 0 2 and --share 1 2 for two processes
     python benchmarks/spo.py overhead --output runs
     python benchmarks/spo.py report --output runs
     python benchmarks/spo_long_tails.py                # has a page of its own
@@ -31,7 +32,7 @@ import spo_tasks
 import torch
 from machine import describe
 from report import say
-from spo_learning import METHODS, SEEDS, TASKS
+from spo_learning import CANDIDATES, METHODS, TASKS
 
 RESAMPLES = 2000
 POINTS = 61
@@ -46,7 +47,7 @@ def read_curves(output: Path, task: str, method: str, rate: float) -> tuple[np.n
     """
     grid = np.linspace(0, spo_learning.budget(spo_tasks.make(task)), POINTS)
     curves = []
-    for seed in SEEDS:
+    for seed in spo_learning.seeds_of(method):
         path = output / spo_learning.Cell(task, method, seed, rate).file
         if not path.is_file():
             return None
@@ -114,7 +115,7 @@ def learning_table(output: Path, task: str) -> str | None:
             continue
         tokens, values = found
         half = values[:, np.searchsorted(tokens, base[0][-1] / 2)]
-        figures = compare(*found, *base)
+        figures = compare(*found, base[0], base[1][: len(values)])  # the same seeds
         low, high = figures["difference_interval"]
         versus = "" if method == "grpo" else f"{figures['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
         lines.append(
@@ -135,6 +136,27 @@ def _share(figures: dict[str, Any]) -> str:
     return f"{text(figures['share'])} ({text(low)} to {text(high)})"
 
 
+def candidates_table(output: Path) -> str:
+    """Final success of each candidate for the defaults, seed by seed."""
+    cells = list(spo_learning.candidate_cells())
+    columns = list(dict.fromkeys((cell.task, cell.seed) for cell in cells))
+    found = {(cell.method, cell.task, cell.seed): output / cell.file for cell in cells}
+    lines = [
+        f"| candidate | {' | '.join(f'{task}, {seed}' for task, seed in columns)} |",
+        f"|---|{'---|' * len(columns)}",
+    ]
+    for name in CANDIDATES:
+        paths = [found.get((f"candidate {name}", *column)) for column in columns]
+        lines.append(f"| {name} | {' | '.join(map(_final, paths))} |")
+    return "\n".join(lines)
+
+
+def _final(path: Path | None) -> str:
+    if path is None or not path.is_file():
+        return ""
+    return f"{json.loads(path.read_text(encoding='utf-8'))['curve'][-1]['success']:.3f}"
+
+
 def overhead_table(result: dict[str, Any]) -> str:
     """Milliseconds a round, and the share of a step."""
     lines = ["| prompts | ms a round (min - max) | share of a step |", "|---|---|---|"]
@@ -152,6 +174,8 @@ def report(output: Path) -> str:
         if any(output.glob(f"{task}-grpo-1-*.json")):
             table = learning_table(output, task)
             parts += [table] if table else []
+    if any(output.glob("addition-candidate *.json")):
+        parts.append(candidates_table(output))
     overhead = output / "overhead.json"
     if overhead.is_file():
         parts.append(overhead_table(json.loads(overhead.read_text(encoding="utf-8"))))
@@ -161,7 +185,7 @@ def report(output: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one part, or write the tables."""
     parser = argparse.ArgumentParser(description="SPO: learning against GRPO, cost of the tracker.")
-    parser.add_argument("part", choices=("select", "learning", "overhead", "report"))
+    parser.add_argument("part", choices=("defaults", "select", "learning", "overhead", "report"))
     parser.add_argument("--output", type=Path, required=True, help="folder for what is measured")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("PART", "PARTS"), help="of the cells")
@@ -175,11 +199,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         (args.output / "overhead.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
         say(overhead_table(result))
     else:
-        cells = (
-            spo_learning.selection_cells(tasks)
-            if args.part == "select"
-            else spo_learning.final_cells(args.output, tasks)
-        )
+        cells = {
+            "defaults": spo_learning.candidate_cells,
+            "select": lambda: spo_learning.selection_cells(tasks),
+            "learning": lambda: spo_learning.final_cells(args.output, tasks),
+        }[args.part]()
         spo_learning.run_missing(cells, args.output, *args.share)
     return 0
 

@@ -9,7 +9,7 @@ from mmbert_hf.languages import hub_code
 if TYPE_CHECKING:
     from mmbert_hf.trainers.mlm import MLMTrainer
 
-__all__ = ["card_languages", "encoder_facts"]
+__all__ = ["card_languages", "encoder_facts", "ends"]
 
 PACKAGES = ("mmbert-hf", "transformers", "torch")
 LOSS_OF_LANGUAGE = "eval_loss_"
@@ -35,6 +35,17 @@ def encoder_facts(trainer: "MLMTrainer") -> dict[str, Any]:
     }
 
 
+def ends(values: Sequence[float]) -> tuple[float, float]:
+    """Means over the first and over the last tenth of what was logged, of one value at least.
+
+    Example:
+        >>> ends([4.0, 3.0, 2.0, 1.0])
+        (4.0, 1.0)
+    """
+    tenth = max(1, len(values) // 10)
+    return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+
+
 def card_languages(languages: Sequence[str]) -> list[str]:
     """Hub codes of the languages of a mixture, each once, in order.
 
@@ -53,7 +64,7 @@ def _phases(trainer: "MLMTrainer", history: Sequence[dict[str, Any]]) -> list[di
         logged = [losses[step] for step in sorted(losses) if first < step <= last]
         if not logged:
             continue
-        tenth = max(1, len(logged) // 10)
+        start, end = ends(logged)
         languages = trainer.train_dataset.languages if phase.languages is None else phase.languages
         before = plan.tokens_after(first - 1) if first else 0
         records.append(
@@ -64,8 +75,8 @@ def _phases(trainer: "MLMTrainer", history: Sequence[dict[str, Any]]) -> list[di
                 "mask_ratio": phase.mask_ratio,
                 "max_length": phase.max_length,
                 "tokens": plan.tokens_after(min(last, trainer.state.global_step) - 1) - before,
-                "loss_start": sum(logged[:tenth]) / tenth,
-                "loss_end": sum(logged[-tenth:]) / tenth,
+                "loss_start": start,
+                "loss_end": end,
             }
         )
     return records

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
-from mmbert_hf.trainers.mlm import MLMTrainer
+from mmbert_hf.trainers.mlm import MLMTrainer, make_plan
 from mmbert_hf.trainers.mlm_config import MLMConfig
 from mmbert_hf.trainers.stopping import StopOnInterrupt
 from torch import nn
@@ -114,9 +114,7 @@ def run_recipe(
     """
     recipe = get_preset(args.recipe).recipe if recipe is None else recipe
     names = [phase.name for phase in recipe.phases]
-    chosen = recipe.only(*args.phases) if args.phases else recipe
-    chosen = chosen.with_languages([active_languages(table, names, phase.name) for phase in chosen.phases])
-    table = LanguageTable({code: table.entries[code] for code in chosen.phases[-1].languages or ()})
+    chosen, table = _chosen(table, args, recipe)
     everything = table.tokenise(tokenizer, args.token_cache_dir)
     documents, held_out = hold_out(everything, held_out_documents)
     stop = StopOnInterrupt()
@@ -141,6 +139,35 @@ def run_recipe(
     entered = set() if is_fresh else {phase.name for phase in chosen.phases}
     added = [code for code, entry in table.entries.items() if entry.enters in entered]
     return RunReport(before, after, added, mixture.tokens_per_language(), mixture.repeats())
+
+
+def plan_run(table: LanguageTable, args: MLMConfig, recipe: Recipe | None = None) -> tuple[StepPlan, LanguageTable]:
+    """Plan what `run_recipe` would do, without reading a text.
+
+    Args:
+        table: As for `run_recipe`.
+        args: As for `run_recipe`.
+        recipe: As for `run_recipe`.
+
+    Returns:
+        The plan, and the languages that are read in it.
+
+    Raises:
+        FileNotFoundError: A language has no files.
+        ValueError: As `run_recipe`.
+    """
+    chosen, table = _chosen(table, args, get_preset(args.recipe).recipe if recipe is None else recipe)
+    for entry in table.entries.values():
+        entry.source.files()
+    return make_plan(args, chosen), table
+
+
+def _chosen(table: LanguageTable, args: MLMConfig, recipe: Recipe) -> tuple[Recipe, LanguageTable]:
+    """The phases that are run, with their languages, and these languages' part of the table."""
+    names = [phase.name for phase in recipe.phases]
+    chosen = recipe.only(*args.phases) if args.phases else recipe
+    chosen = chosen.with_languages([active_languages(table, names, phase.name) for phase in chosen.phases])
+    return chosen, LanguageTable({code: table.entries[code] for code in chosen.phases[-1].languages or ()})
 
 
 def _train_and_measure(trainer: MLMTrainer, stop: StopOnInterrupt) -> tuple[dict[str, float], dict[str, float]]:

@@ -1,6 +1,6 @@
 """The command line: ``mmbert VERB``. Nothing heavy is imported before a verb runs, so help answers at once."""
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +22,8 @@ from mmbert_hf.cli import (
     spo,
     trim,
 )
+from mmbert_hf.cli.completion import PrintCompletion
+from mmbert_hf.cli.grammar import VerbParser, result_alone
 
 VERBS = (
     demo,
@@ -42,13 +44,18 @@ VERBS = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> VerbParser:
     """Return the parser of ``mmbert``; every verb's module adds its own sub-parser."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="mmbert",
         description="mmBERT encoders for the Hugging Face ecosystem. `mmbert VERB --help` explains a verb.",
     )
     parser.add_argument("--version", action="version", version=f"mmbert-hf {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        help='print a script for completion, such as: eval "$(mmbert --print-completion bash)"',
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for module in VERBS:
         module.add_parser(verbs)
@@ -64,10 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not hasattr(args, "training_arguments"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"there is no option {' '.join(rest)!r} in front of the verb")
     args.training_arguments = rest
     try:
-        return args.run(args)
+        with result_alone(args):
+            return args.run(args)
+    except BrokenPipeError:  # whoever read the output has seen enough; nothing is left to be flushed into it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         if args.debug:
             raise

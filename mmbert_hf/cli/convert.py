@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from mmbert_hf.cli.grammar import add_common_options, begin, tell
+
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to ``mmbert``."""
@@ -18,13 +20,15 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--to", choices=("modernbert", "mmbert"), default="modernbert", help="default: %(default)s")
     parser.add_argument("--output-dir", required=True, help="where the model is written")
     parser.add_argument("--overwrite", action="store_true", help="replace the model in a folder that is not empty")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert with the parsed arguments and print what was done."""
-    from transformers import AutoTokenizer
+    begin(args)
+
+    from transformers import AutoConfig, AutoTokenizer
 
     from mmbert_hf.conversion import export_modernbert, from_modernbert
     from mmbert_hf.hub import check_folder_or_hub_name
@@ -32,6 +36,13 @@ def run(args: argparse.Namespace) -> int:
 
     check_folder_or_hub_name(args.model)
     checked_destination(args.output_dir, args.overwrite)
+    if args.dry_run:
+        found = AutoConfig.from_pretrained(args.model).model_type
+        if found not in ("mmbert", "modernbert"):
+            raise ValueError(f"{args.model} is a {found}; it must be mmbert or modernbert")
+        facts = {"model": args.model, "is": found, "to": args.to, "folder": args.output_dir}
+        tell(args, facts, [f"{args.model} is {found}; would be written to {args.output_dir} as {args.to}"])
+        return 0
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
     except (OSError, ValueError):
@@ -48,5 +59,10 @@ def run(args: argparse.Namespace) -> int:
                     tokenizer.save_pretrained(folder)
     except TypeError as error:  # a model of another kind is a mistake of the input here
         raise ValueError(str(error)) from error
-    print(f"written to {args.output_dir} as {args.to}{'' if tokenizer is not None else ', without a tokenizer'}")
+    has_tokenizer = tokenizer is not None
+    tell(
+        args,
+        {"folder": args.output_dir, "model_type": args.to, "tokenizer": has_tokenizer},
+        [f"written to {args.output_dir} as {args.to}{'' if has_tokenizer else ', without a tokenizer'}"],
+    )
     return 0

@@ -1,9 +1,11 @@
 """``mmbert demo``: all parts of the package on embedded data, offline, in minutes."""
 
 import argparse
-import logging
+import json
 import os
 from typing import Any
+
+from mmbert_hf.cli.grammar import add_common_options, begin, show
 
 
 def add_parser(verbs: Any) -> None:
@@ -30,8 +32,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--max-languages", type=int, default=None, help="cut the encoder's corpus, for a quick look")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something else")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, warnings only")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser, dry_run=None)
     parser.set_defaults(run=run)
 
 
@@ -39,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo with the parsed arguments."""
     # Read when huggingface_hub is imported. The demo talks to this machine alone.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mmbert_hf").setLevel(logging.WARNING if args.quiet else logging.INFO)
+    begin(args)
 
     from mmbert_hf.demo.pipeline import run_demo
     from mmbert_hf.demo.settings import DemoSettings, PruneSettings, SPOSettings
@@ -48,13 +48,15 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: getattr(args, name) for name in ("seed", "steps", "max_languages")}
     settings = DemoSettings(**{name: value for name, value in chosen.items() if value is not None})
     seeded = {} if args.seed is None else {"seed": args.seed}
-    run_demo(
+    metrics = run_demo(
         args.output_dir,
         settings,
         PruneSettings(**seeded),
         SPOSettings(**seeded),
         only=args.only,
         overwrite=args.overwrite,
-        progress=not args.quiet,
+        progress=not (args.quiet or args.json),
     )
+    if args.json:
+        show(args, json.dumps(metrics))
     return 0

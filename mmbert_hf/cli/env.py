@@ -1,13 +1,14 @@
 """``mmbert env``: what a report of a bug needs."""
 
 import argparse
-import json
 import os
 import platform
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from mmbert_hf.cli.grammar import add_common_options, tell
 
 PACKAGES = ("mmbert-hf", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "huggingface-hub",
             "sentence-transformers", "trl", "safetensors", "numpy", "flash-attn", "vllm", "deepspeed", "math-verify",
@@ -29,20 +30,19 @@ def add_parser(verbs: Any) -> None:
         help="print what a report of a bug needs",
         description="Print versions, processors and settings, for a report of a bug. Tokens and file names are not printed.",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser, dry_run=None)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the facts of this environment."""
     facts = environment()
-    if args.json:
-        print(json.dumps(facts))
-        return 0
     width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {value if value is not None else 'not installed'}")
+    tell(
+        args,
+        facts,
+        (f"{name:<{width}}  {'not installed' if value is None else value}" for name, value in facts.items()),
+    )
     return 0
 
 

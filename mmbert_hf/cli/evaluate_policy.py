@@ -9,13 +9,12 @@ Design decisions:
 
 import argparse
 import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbert_hf.cli.quiet import quiet_libraries
+from mmbert_hf.cli.grammar import add_common_options, begin, show, tell
 
 if TYPE_CHECKING:
     from mmbert_hf.evaluation.reasoning import ReasoningScores
@@ -93,9 +92,7 @@ def add_parser(verbs: Any) -> None:
         metavar="FOLDER",
         help=f"where {SAMPLES_FILE} and {RESULTS_FILE} are written; may be left out with --from-samples",
     )
-    output.add_argument("--json", action="store_true", help=f"print what is in {RESULTS_FILE}, not a table")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, only the table")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -118,8 +115,8 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample and score with the parsed arguments, and print what came out."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     _check(args)
+    begin(args)
 
     from mmbert_hf.evaluation.answers import get_checker
     from mmbert_hf.evaluation.samples import read_samples, sampling_summary, score_samples
@@ -128,6 +125,11 @@ def run(args: argparse.Namespace) -> int:
     checker = get_checker(args.checker, anywhere=args.answer_anywhere)
     if args.from_samples:
         settings, samples = read_samples(args.from_samples)
+    elif args.dry_run:
+        number = len(read_problems(args))
+        facts = {"model": args.model, "problems": number, "samples": number * args.num_samples, "output": args.output}
+        tell(args, facts, [f"{number:,} problems, {args.num_samples} samples each, would be written to {args.output}"])
+        return 0
     else:
         samples = _sample(args, SamplingSettings(**{name: getattr(args, name) for name in SAMPLING}), checker)
         settings, _ = read_samples(Path(args.output, SAMPLES_FILE))
@@ -137,12 +139,12 @@ def run(args: argparse.Namespace) -> int:
     check = {"checker": args.checker, "answer_anywhere": args.answer_anywhere}
     results = {"settings": settings, **check, "sampling": summary, **scores.to_dict()}
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-    if args.output:
+    lines = [*format_scores(scores, summary)]
+    if args.output and not args.dry_run:
         Path(args.output).mkdir(parents=True, exist_ok=True)
         Path(args.output, RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
-    print(text if args.json else "\n".join(format_scores(scores, summary)))
-    if args.output and not args.json:
-        print(f"written to {args.output}: {'' if args.from_samples else f'{SAMPLES_FILE}, '}{RESULTS_FILE}")
+        lines.append(f"written to {args.output}: {'' if args.from_samples else f'{SAMPLES_FILE}, '}{RESULTS_FILE}")
+    show(args, text if args.json else "\n".join(lines))
     return 0
 
 
@@ -195,7 +197,7 @@ def _sample(args: argparse.Namespace, settings: "SamplingSettings", checker: Any
         batch_size=args.batch_size,
         samples_file=Path(args.output, SAMPLES_FILE),
         backend=args.backend,
-        progress=not args.quiet,
+        progress=not (args.quiet or args.json),
     )
 
 
@@ -215,8 +217,6 @@ def read_problems(args: argparse.Namespace) -> list["Problem"]:
     path = Path(args.data)
     if path.is_file() and (not path.name.lower().endswith(tuple(FORMATS)) or path.stat().st_size == 0):
         raise ValueError(f"{args.data!r} is no file of problems: it is empty, or no {', '.join(FORMATS)}")
-    if args.quiet:
-        quiet_libraries()
     rows = load_triplets(args.data)  # reads any columns
     try:
         problems = problems_from_rows(rows, args.prompt_column, args.answer_column, args.id_column)

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from mmbert_hf.cli.grammar import add_common_options, begin, tell
+
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers")
 
 
@@ -33,30 +35,37 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of fresh weights and of the noise (default: %(default)s)")
     parser.add_argument("--tokenizer", default=None, help="folder or Hub name; the narrow model's if left out")
     parser.add_argument("--overwrite", action="store_true", help="replace the model in a folder that is not empty")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the model with the parsed arguments and print what was done."""
     _check(args)
+    begin(args)
 
     from mmbert_hf.configuration import check_vocabulary
-    from mmbert_hf.output_folders import output_folder
+    from mmbert_hf.output_folders import checked_destination, output_folder
     from mmbert_hf.tokenization import MMBertTokenizer
 
     # Read first: a wrong name costs no work then.
     tokenizer = MMBertTokenizer.from_pretrained(args.tokenizer or args.tile_from)
-    with output_folder(args.output_dir, overwrite=args.overwrite, replaces_tokenizer=True) as folder:
-        model, lines = _fresh(args, len(tokenizer)) if args.tile_from is None else _tiled(args)
-        check_vocabulary(model, tokenizer)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    checked_destination(args.output_dir, args.overwrite)
+    model, lines = _fresh(args, len(tokenizer)) if args.tile_from is None else _tiled(args)
+    check_vocabulary(model, tokenizer)
+    if not args.dry_run:
+        with output_folder(args.output_dir, overwrite=args.overwrite, replaces_tokenizer=True) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     config = model.config
     sizes = f"{config.num_hidden_layers} layers of {config.hidden_size} ({config.num_attention_heads} heads)"
-    print(*lines, sep="\n")
-    print(f"{model.num_parameters():,} parameters: {sizes}, intermediate {config.intermediate_size}")
-    print(f"written to {args.output_dir}")
+    lines += [
+        f"{model.num_parameters():,} parameters: {sizes}, intermediate {config.intermediate_size}",
+        f"{'would be ' if args.dry_run else ''}written to {args.output_dir}",
+    ]
+    names = (*SIZES, "num_attention_heads", "vocab_size")
+    facts = {"folder": args.output_dir, "parameters": model.num_parameters()}
+    tell(args, facts | {name: getattr(config, name) for name in names}, lines)
     return 0
 
 

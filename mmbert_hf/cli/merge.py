@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import Any
 
+from mmbert_hf.cli.grammar import add_common_options, begin, tell
+
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to ``mmbert``."""
@@ -38,20 +40,28 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the result")
     parser.add_argument("--max-shard-size", default="5GB", help="largest file (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the model in a folder that is not empty")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Merge with the parsed arguments and print what was done."""
+    begin(args)
+
     from mmbert_hf.merging import MERGE_FILE, merge_checkpoints
 
     names = ("method", "base", "weights", "density", "majority_sign", "ema_decay", "dtype", "max_shard_size")
-    options = {name: getattr(args, name) for name in (*names, "overwrite")}
+    options = {name: getattr(args, name) for name in (*names, "overwrite", "dry_run")}
     folder = merge_checkpoints(args.checkpoints, args.output_dir, **options)
+    if args.dry_run:
+        facts = {"checkpoints": args.checkpoints, "folder": str(folder), "method": args.method}
+        tell(args, facts, [f"{len(args.checkpoints)} checkpoints fit together; {folder} can be written"])
+        return 0
     report = json.loads((folder / MERGE_FILE).read_text(encoding="utf-8"))
     around = f" around {report['base']}, density {report['density']:g}" if "base" in report else ""
-    print(f"{len(args.checkpoints)} checkpoints, {report['num_parameters']:,} parameters, {report['method']}{around}")
+    lines = [
+        f"{len(args.checkpoints)} checkpoints, {report['num_parameters']:,} parameters, {report['method']}{around}"
+    ]
     for one in report["checkpoints"]:
         parts = [f"distance from the result {one['norm']:.4g}"]
         if "kept" in one:
@@ -60,6 +70,6 @@ def run(args: argparse.Namespace) -> int:
                 f"{one['kept']:.1%} of it (squared) kept by the trim",
                 f"{one['agreed']:.1%} of the kept values have the elected sign",
             ]
-        print(f"  {one['checkpoint']}: weight {one['weight']:.4g}, {', '.join(parts)}")
-    print(f"written to {folder}")
+        lines.append(f"  {one['checkpoint']}: weight {one['weight']:.4g}, {', '.join(parts)}")
+    tell(args, {"folder": str(folder), **report}, [*lines, f"written to {folder}"])
     return 0

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from mmbert_hf.cli.grammar import add_common_options, show
+
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to ``mmbert``."""
@@ -21,10 +23,10 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="picture to write: .png, .svg or .pdf (default: plot.png, unless --json is given)",
+        help="picture to write: .png, .svg or .pdf (default: plot.png); or .json: everything that was logged, as columns, "
+        "which --json prints",
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything that was logged, as columns")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser, dry_run=None)
     parser.set_defaults(run=run)
 
 
@@ -33,13 +35,14 @@ def run(args: argparse.Namespace) -> int:
     from mmbert_hf.plotting import check_can_plot, plot_run
     from mmbert_hf.run_log import read_run
 
-    output = args.output or (None if args.json else "plot.png")
-    if output is not None:
+    output = args.output or ("" if args.json else "plot.png")
+    as_columns = output.lower().endswith(".json")
+    if output and not as_columns:
         check_can_plot()
     log = read_run(args.run_folder)
-    if args.json:
-        log.to_json(args.json)
-        print(f"wrote {args.json}")
-    if output is not None:
-        print(f"wrote {plot_run(log, output)}")
+    if as_columns:
+        log.to_json(output)
+    elif output:
+        plot_run(log, output)
+    show(args, log.to_json() if args.json else f"wrote {output}")
     return 0

@@ -8,15 +8,14 @@ Design decisions:
 """
 
 import argparse
-import logging
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbert_hf.cli.grammar import add_common_options, begin, tell
 from mmbert_hf.cli.prune_data import check_sources, read_data
-from mmbert_hf.cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from mmbert_hf.pruning.config import GAPruneConfig
@@ -71,8 +70,7 @@ def add_parser(verbs: Any) -> None:
     )
     _add_config_options(parser)
     _add_output_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bars, only the table")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -122,11 +120,9 @@ def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Prune with the parsed arguments and print what came out."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mmbert_hf").setLevel(logging.WARNING if args.quiet else logging.INFO)
     config = _check(args)
-    if args.quiet:
-        quiet_libraries()
+    begin(args)
+    progress = not (args.quiet or args.json)
 
     from mmbert_hf.data import read_corpus
     from mmbert_hf.hub import check_folder_or_hub_name
@@ -146,7 +142,10 @@ def run(args: argparse.Namespace) -> int:
         if "negative" not in sets[name].column_names:
             sets[name] = add_hard_negatives(sets[name], model)
     pruner = GAPruner(model, sets["domain"], sets["general"], config)
-    pruned = pruner.prune(vocabulary_texts=texts, progress=not args.quiet)
+    if args.dry_run:
+        _tell_plan(args, config, sets, tests)
+        return 0
+    pruned = pruner.prune(vocabulary_texts=texts, progress=progress)
     if args.retrain_steps:
         pruned.retrain(
             sets.get("retrain", sets["domain"]),
@@ -156,11 +155,26 @@ def run(args: argparse.Namespace) -> int:
             learning_rate=args.retrain_learning_rate,
             distillation_weight=args.distillation_weight,
             seed=config.seed,
-            progress=not args.quiet,
+            progress=progress,
         )
     pruned.measure(tests["domain"], tests["general"])
     _write(args, pruned, pruner.statistics)
     return 0
+
+
+def _tell_plan(args: argparse.Namespace, config: "GAPruneConfig", sets: dict[str, Any], tests: dict[str, Any]) -> None:
+    """What would be done."""
+    facts = {
+        "model": args.model,
+        "granularity": list(config.granularities),
+        "method": config.method,
+        "rows": {name: len(rows) for name, rows in sets.items()},
+        "queries held out": {name: len(test.queries) for name, test in tests.items()},
+        "retrain_steps": args.retrain_steps,
+        "folder": args.output_dir,
+        "published as": args.push_to_hub,
+    }
+    tell(args, facts, (f"{name}: {value}" for name, value in facts.items() if value is not None))
 
 
 def _check(args: argparse.Namespace) -> "GAPruneConfig":
@@ -238,11 +252,11 @@ def _write(args: argparse.Namespace, pruned: "PrunedEmbedder", statistics: Any) 
         name = url.partition("/commit/")[0].split("/", 3)[3]
     if statistics is not None and statistics.folder is not None:
         lines.append(f"statistics, for other methods and sizes on the same triplets: {statistics.folder}")
-    print(format_table(comparison_rows(pruned.report)))
     if pruned.control is not None:
-        print("control: the dense model after the same training")
-    print("\n".join(lines))
-    print(f'load it with: SentenceTransformer("{name}")')
+        lines.insert(0, "control: the dense model after the same training")
+    lines.append(f'load it with: SentenceTransformer("{name}")')
+    facts = {"folder": args.output_dir, "published": name if args.push_to_hub else None, "report": pruned.report}
+    tell(args, facts, [format_table(comparison_rows(pruned.report)), *lines])
 
 
 def _push(args: argparse.Namespace, pruned: "PrunedEmbedder", card: dict[str, Any]) -> str:

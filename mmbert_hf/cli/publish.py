@@ -1,9 +1,10 @@
 """``mmbert publish``: a folder to the Hub, in one commit, with a card."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
+
+from mmbert_hf.cli.grammar import add_common_options, begin, tell
 
 
 def add_parser(verbs: Any) -> None:
@@ -45,20 +46,16 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--max-wait-seconds", type=float, default=300.0, help="how long a busy Hub is waited for in all (default: 300)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="show files, sizes and card; send nothing")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print the address alone")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser, dry_run="show files, sizes and card; send nothing")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish with the parsed arguments and print what was done."""
-    from mmbert_hf.cli.quiet import quiet_libraries
+    begin(args)
+
     from mmbert_hf.hub import publish
 
-    if args.quiet or args.json:
-        quiet_libraries()
     licenses = args.license[0] if args.license and len(args.license) == 1 else args.license
     names = (
         "base_model",
@@ -75,12 +72,8 @@ def run(args: argparse.Namespace) -> int:
         name: getattr(args, name) for name in (*names, "license_name", "license_link", "max_wait_seconds", "dry_run")
     }
     done = publish(args.folder, args.repo_id, license=licenses, private=args.private or None, **options)
-    if args.json:
-        print(json.dumps(asdict(done)))
-    elif args.quiet:
-        print(done.url or "")
-    else:
-        print(done)
-        if args.dry_run:
-            print(f"README.md:\n\n{done.card}")
+    lines = [done.url or ""] if args.quiet else [str(done)]
+    if args.dry_run and not args.quiet:
+        lines.append(f"README.md:\n\n{done.card}")
+    tell(args, asdict(done), lines)
     return 0

@@ -3,11 +3,12 @@
 import argparse
 from typing import Any
 
+from mmbert_hf.cli.grammar import add_common_options, tell
+
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to ``mmbert``."""
     parser = verbs.add_parser("recipe", help="show the published recipes", description="The published recipes.")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser(
         "show",
@@ -18,6 +19,7 @@ def add_parser(verbs: Any) -> None:
     show.add_argument("--total-tokens", help="scale it to so many tokens, such as 200M")
     show.add_argument("--rows-per-step", type=int, help="rows in a full batch (default: the recipe's)")
     show.add_argument("--plot", metavar="FILE", help="draw it into a .png, .svg or .pdf file")
+    add_common_options(show, dry_run=None)
     show.set_defaults(run=run)
 
 
@@ -29,20 +31,29 @@ def run(args: argparse.Namespace) -> int:
     from mmbert_hf.step_plan import plan_steps
 
     if args.preset is None:
-        for preset in PRESETS.values():
-            print(
-                f"{preset.name:24} {preset.size:6} {len(preset.recipe.phases)} phases, {preset.recipe.total_tokens:,} tokens"
-            )
+        names = {
+            preset.name: {
+                "size": preset.size,
+                "phases": len(preset.recipe.phases),
+                "tokens": preset.recipe.total_tokens,
+            }
+            for preset in PRESETS.values()
+        }
+        lines = [
+            f"{name:24} {{size:6}} {{phases}} phases, {{tokens:,}} tokens".format(**each)
+            for name, each in names.items()
+        ]
+        tell(args, names, lines)
         return 0
     recipe = get_preset(args.preset).recipe
     if args.total_tokens:
         recipe = recipe.scaled_to(parse_tokens(args.total_tokens))
     plan = plan_steps(recipe, rows_per_step=args.rows_per_step)
-    print(describe(recipe))
-    print(f"{plan.num_steps:,} steps, {plan.num_rows:,} rows, {plan.num_tokens:,} tokens")
+    lines = [describe(recipe), f"{plan.num_steps:,} steps, {plan.num_rows:,} rows, {plan.num_tokens:,} tokens"]
     if args.plot:
         from mmbert_hf.plotting import plot_recipe
 
         plot_recipe(recipe, args.plot)
-        print(f"drawn into {args.plot}")
+        lines.append(f"drawn into {args.plot}")
+    tell(args, plan.as_dict(), lines)
     return 0

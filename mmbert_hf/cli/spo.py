@@ -10,11 +10,12 @@ Design decisions:
 """
 
 import argparse
-import logging
 import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmbert_hf.cli.grammar import add_common_options, begin, show, tell
 
 if TYPE_CHECKING:
     from mmbert_hf.cli.spo_settings import Settings
@@ -31,8 +32,8 @@ the most used settings, in the file as NAME: VALUE or here as --NAME VALUE
   per_device_train_batch_size, gradient_accumulation_steps, learning_rate, max_steps, max_completion_length, bf16
   use_vllm, vllm_mode     generate with vLLM: colocate, or server
   use_peft, lora_r, load_in_4bit, ...
-  sampling                which prompts are answered next: unsolved, bernoulli, thompson, uniform
-  divergence              what decides how much is forgotten: drift, trajectory, constant
+  sampling                which prompts are answered next: thompson, unsolved, bernoulli, uniform
+  divergence              what decides how much is forgotten: constant, drift, trajectory
   advantage_scale         prompt or batch
   initial_values          prior, warmup, offline, or the tracker of another run
   paper                   true: start from the settings of the paper
@@ -59,28 +60,27 @@ def add_parser(verbs: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="the settings")
-    parser.add_argument(
-        "--dry-run", "--dry_run", action="store_true", help="print the settings, check data and rewards, train nothing"
-    )
     parser.add_argument("--help-all", "--help_all", action="store_true", help="print all settings; takes some seconds")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(
+        parser, config=False, passes_on=True, dry_run="print the settings, check data and rewards, train nothing"
+    )
     parser.set_defaults(run=run, training_arguments=[])
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or continue, with the parsed arguments."""
     is_main = int(os.environ.get("RANK", 0)) == 0
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mmbert_hf").setLevel(logging.INFO if is_main else logging.WARNING)
+    begin(args, is_main=is_main)
     # transformers 5.23 warns of what TRL 1.16 itself sets and reads
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
     from mmbert_hf.cli.spo_settings import build_parser, read_settings
 
     if args.help_all:
-        print(build_parser().format_help())
+        show(args, build_parser().format_help())
         return 0
-    settings = read_settings(args.config, args.training_arguments)
+    quietly = ["--disable_tqdm", "true"] if args.quiet or args.json else []
+    settings = read_settings(args.config, [*args.training_arguments, *quietly])
 
     from mmbert_hf.cli.spo_inputs import load_data, load_reward, load_tool
 
@@ -91,12 +91,14 @@ def run(args: argparse.Namespace) -> int:
     data = load_data(settings)
     if args.dry_run:
         if is_main:
-            print("\n".join(_report(settings, rewards, tools, data, checkpoint)))
+            tell(args, settings.given, _report(settings, rewards, tools, data, checkpoint))
         return 0
     trainer = _build_trainer(settings, rewards, tools, data)
     if trainer.is_world_process_zero():
         _write_settings(settings)
-    _train(trainer, settings, checkpoint)
+    facts, lines = _train(trainer, settings, checkpoint)
+    if is_main:
+        tell(args, facts, lines)
     return 0
 
 
@@ -113,7 +115,8 @@ def find_checkpoint(settings: "Settings") -> Path | None:
         ValueError: It is of a run with other settings, and ``allow_change`` is not set.
         FileNotFoundError: ``resume_from_checkpoint`` is not there.
     """
-    from mmbert_hf.cli.spo_settings import changed_settings, read_yaml
+    from mmbert_hf.cli.config_files import read_yaml
+    from mmbert_hf.cli.spo_settings import changed_settings
     from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 
     folder, chosen = Path(settings.config.output_dir), settings.config.resume_from_checkpoint
@@ -232,8 +235,8 @@ def _build_trainer(settings: "Settings", rewards: Any, tools: Any, data: Any) ->
         raise ValueError(f"a package is missing: {error}") from error
 
 
-def _train(trainer: Any, settings: "Settings", checkpoint: Path | None) -> None:
-    """Train, save and publish.
+def _train(trainer: Any, settings: "Settings", checkpoint: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """Train, save and publish; what came out, and lines that say it.
 
     Raises:
         KeyboardInterrupt: Stopped by Ctrl-C or SIGTERM, behind a checkpoint.
@@ -242,8 +245,10 @@ def _train(trainer: Any, settings: "Settings", checkpoint: Path | None) -> None:
 
     script, config, stop = settings.script, settings.config, StopOnInterrupt()
     trainer.add_callback(stop)
+    facts: dict[str, Any] = {"folder": config.output_dir}
+    lines = []
     with stop.listening():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        done = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if stop.interrupted:
         _leave(trainer)
         raise KeyboardInterrupt(
@@ -253,15 +258,20 @@ def _train(trainer: Any, settings: "Settings", checkpoint: Path | None) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         tracker = trainer.save_tracker(config.output_dir).name
-        print(f"saved in {config.output_dir}: the model, its tokenizer, {tracker}, checkpoints, and {SETTINGS_FILE}")
+        facts |= {"steps": trainer.state.global_step, "metrics": done.metrics}
+        lines.append(
+            f"saved in {config.output_dir}: the model, its tokenizer, {tracker}, checkpoints, and {SETTINGS_FILE}"
+        )
     if config.push_to_hub:
         name = script.dataset_name
         trainer.push_to_hub(**({} if name is None or Path(name).exists() else {"dataset_name": name}))
     if script.push_tracker_to is not None:
         address = trainer.push_tracker_to_hub(script.push_tracker_to, private=config.hub_private_repo)
         if address is not None:
-            print(f"published the tracker: {address}")
+            facts["tracker"] = str(address)
+            lines.append(f"published the tracker: {address}")
     _leave(trainer)
+    return facts, lines
 
 
 def _leave(trainer: Any) -> None:

@@ -11,18 +11,17 @@ Design decisions:
 """
 
 import argparse
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
+from mmbert_hf.cli.config_files import nearest, read_yaml
 from mmbert_hf.trainers.spo.config import PAPER, SPOConfig
 
-__all__ = ["SPOArguments", "Settings", "build_parser", "changed_settings", "read_settings", "read_yaml"]
+__all__ = ["SPOArguments", "Settings", "build_parser", "changed_settings", "read_settings"]
 
 SECRETS = ("hub_token",)
 # Types whose values are no lists and no mappings, by name, in words.
@@ -89,60 +88,6 @@ class Settings(NamedTuple):
     model: ModelConfig
     mixture: DatasetMixtureConfig
     given: dict[str, Any]
-
-
-def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a mapping from a YAML file.
-
-    Args:
-        path: File.
-
-    Returns:
-        The mapping, and the line that each key stands in, from 1.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not YAML, not a mapping of names, or has a key twice; the message names the line.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> path = pathlib.Path(tempfile.mkdtemp(), "c.yaml")
-        >>> _ = path.write_text("max_steps: 3\\nlearning_rate: 1e-6\\n")
-        >>> read_yaml(path)
-        ({'max_steps': 3, 'learning_rate': '1e-6'}, {'max_steps': 1, 'learning_rate': 2})
-    """
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}: --config takes a YAML file")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}{_where(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
-    if content is None:
-        return {}, {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{path}: expected a mapping from names to values, got {type(content).__name__}")
-    lines: dict[str, int] = {}
-    for key_node, _ in node.value:
-        line = key_node.start_mark.line + 1
-        if key_node.value in lines:
-            raise ValueError(
-                f"{path}, line {line}: {key_node.value!r} is there twice, before in line {lines[key_node.value]}"
-            )
-        lines[key_node.value] = line
-    return content, lines
-
-
-def _where(error: Any) -> str:
-    """What an error of the YAML parser says, with its lines."""
-    marks = {name: getattr(error, f"{name}_mark", None) for name in ("problem", "context")}
-    lines = {name: f" line {mark.line + 1}" for name, mark in marks.items() if mark is not None}
-    context = f" ({error.context} in{lines['context']})" if "context" in lines else ""
-    return f"{',' if lines else ''}{lines.get('problem', '')}: not YAML: {getattr(error, 'problem', None) or error}{context}"
 
 
 def build_parser() -> TrlParser:
@@ -263,8 +208,7 @@ def _parse(parser: TrlParser, words: Sequence[str], actions: Mapping[str, Any]) 
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name.replace("-", "_"), list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; mmbert spo --help-all names all of them"
+    return nearest(name.replace("-", "_"), names) or "; mmbert spo --help-all names all of them"
 
 
 def _plain(entry: Any) -> dict[str, Any]:

@@ -1,15 +1,43 @@
 """What ``mmbert pretrain``, ``extend`` and ``decay`` share: their options, and how one of them runs."""
 
 import argparse
-import logging
 import os
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from mmbert_hf.cli.config_files import nearest
+from mmbert_hf.cli.grammar import add_common_options, begin, tell
 
 EPILOG = (
     "Every argument of transformers' TrainingArguments and of MLMConfig may follow as well, behind the model, such as "
     "--bf16 true --save_steps 500 --report_to tensorboard --dataloader_num_workers 2. Stopped in any way, the same command "
     "continues. On several GPUs: accelerate launch -m mmbert_hf.cli VERB ..."
 )
+
+
+class _HelpAll(argparse.Action):
+    """Prints the arguments of the trainer, too, and leaves."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(parser.format_help())
+        print(_all_arguments(parser.prog).format_help())
+        parser.exit()
+
+
+def _all_arguments(verb: str) -> Any:
+    """The parser of everything that a verb passes on."""
+    from transformers import HfArgumentParser
+
+    from mmbert_hf.trainers.mlm_config import MLMConfig
+
+    # An option that the verb does not know can not keep what follows it from being read as the model: so it comes last.
+    model = "" if verb.endswith("pretrain") else "MODEL "
+    usage = f"{verb} {model}[options] [arguments of TrainingArguments and MLMConfig]"
+    return HfArgumentParser(MLMConfig, prog=verb, usage=usage, add_help=False)
 
 
 def add_options(parser: argparse.ArgumentParser, *, needs_data: bool = True) -> None:
@@ -35,7 +63,10 @@ def add_options(parser: argparse.ArgumentParser, *, needs_data: bool = True) -> 
     )
     parser.add_argument("--seed", type=int, default=42, help="of sampling, masks and dropout (default: %(default)s)")
     parser.add_argument("--allow-change", action="store_true", help="continue a checkpoint of another run all the same")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--help-all", "--help_all", action=_HelpAll, help="print all arguments; takes some seconds")
+    add_common_options(
+        parser, passes_on=True, dry_run="check the input and print the plan; read no text, train nothing"
+    )
     parser.set_defaults(training_arguments=[])
 
 
@@ -48,15 +79,22 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
         model: Folder or Hub name to start from; None for a fresh model of the preset's size.
         table: The languages; read from ``args.data`` if None.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mmbert_hf").setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.WARNING)
+    begin(args, is_main=int(os.environ.get("RANK", 0)) == 0)
 
     from mmbert_hf.data.table import load_table
     from mmbert_hf.hub import check_folder_or_hub_name
     from mmbert_hf.presets import get_preset
     from mmbert_hf.tokenization import MMBertTokenizer
     from mmbert_hf.trainers.mlm import load_model
-    from mmbert_hf.trainers.runs import Interrupted, build_model, decay_from_anywhere, preset_for, run_recipe
+    from mmbert_hf.trainers.runs import (
+        Interrupted,
+        build_model,
+        decay_from_anywhere,
+        plan_run,
+        preset_for,
+        run_recipe,
+        summarise,
+    )
 
     table = load_table(args.data) if table is None else table
     name = args.tokenizer or model
@@ -79,13 +117,22 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
         longest = min(args.max_length or 10**9, recipe.only(phase).phases[0].max_length)
         network.config.max_position_embeddings = max(network.config.max_position_embeddings, longest)
     config.recipe = preset
+    if args.dry_run:
+        plan, languages = plan_run(table, config, recipe)
+        lines = [
+            *summarise(plan),
+            f"languages: {', '.join(languages.entries)}",
+            f"would be written to {args.output_dir}",
+        ]
+        tell(args, {**plan.as_dict(), "languages": [*languages.entries], "folder": args.output_dir}, lines)
+        return 0
     try:
         report = run_recipe(network, tokenizer, table, config, recipe=recipe, held_out_documents=args.held_out)
     except Interrupted as stopped:
         raise KeyboardInterrupt(str(stopped)) from stopped
     if config.process_index == 0:
-        print(report.table())
-        print(f"saved in {args.output_dir}: the model, its tokenizer, checkpoints, and run.json with all of this")
+        saved = f"saved in {args.output_dir}: the model, its tokenizer, checkpoints, and run.json with all of this"
+        tell(args, {"folder": args.output_dir, **asdict(report)}, [report.table(), saved])
     if config.world_size > 1:
         import torch.distributed
 
@@ -96,10 +143,7 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
 
 def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
     """Return the `MLMConfig` of a verb: its own options, then what else was given."""
-    from transformers import HfArgumentParser
-
     from mmbert_hf.data.token_counts import parse_tokens
-    from mmbert_hf.trainers.mlm_config import MLMConfig
 
     chosen: dict[str, Any] = {
         "output_dir": args.output_dir,
@@ -111,15 +155,21 @@ def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
         "learning_rate": args.learning_rate,
         "per_device_train_batch_size": args.rows,
         "allow_change": args.allow_change or None,
+        "disable_tqdm": args.quiet or args.json or None,
     }
     words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
-    # An option that the verb does not know can not keep what follows it from being read as the model: so it comes last.
-    model = "" if args.verb == "pretrain" else "MODEL "
-    usage = f"mmbert {args.verb} {model}[options] [arguments of TrainingArguments and MLMConfig]"
-    parser = HfArgumentParser(MLMConfig, prog=f"mmbert {args.verb}", usage=usage, add_help=False)
+    parser = _all_arguments(f"mmbert {args.verb}")
+
+    def fail(message: str) -> NoReturn:
+        raise ValueError(f"{message} ({parser.usage})")
+
+    parser.error = fail  # type: ignore[method-assign]
     config, unknown = parser.parse_args_into_dataclasses(
         [*words, *args.training_arguments], return_remaining_strings=True
     )
     if unknown:
-        raise ValueError(f"unknown arguments: {' '.join(unknown)}; mmbert {args.verb} --help names what there is")
+        near = nearest(unknown[0].split("=")[0], parser._option_string_actions)
+        raise ValueError(
+            f"unknown arguments: {' '.join(unknown)}{near or f'; mmbert {args.verb} --help-all names all'}"
+        )
     return config

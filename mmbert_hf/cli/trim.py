@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmbert_hf.cli.grammar import add_common_options, begin, tell
+
 AUTO_CLASSES = (
     "ForMaskedLM",
     "ForCausalLM",
@@ -36,14 +38,14 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--keep-tokens", nargs="+", default=(), metavar="TOKEN", help="these stay in any case")
     parser.add_argument("--output-dir", required=True, help="where the result is written")
     parser.add_argument("--overwrite", action="store_true", help="replace the model in a folder that is not empty")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trim with the parsed arguments and print what was done."""
-    from mmbert_hf.cli.quiet import quiet_libraries
+    begin(args)
+
     from mmbert_hf.data.udhr import read_corpus
     from mmbert_hf.hub import check_folder_or_hub_name
     from mmbert_hf.output_folders import checked_destination
@@ -51,29 +53,32 @@ def run(args: argparse.Namespace) -> int:
 
     check_folder_or_hub_name(args.model)
     checked_destination(args.output_dir, args.overwrite)
-    if args.quiet:
-        quiet_libraries()
+    progress = not (args.quiet or args.json)
     texts = None if args.texts is None else list(read_corpus(args.texts))
     model, tokenizer = _load(args.model)
     options = {"min_count": args.min_count, "keep_tokens": args.keep_tokens, "max_vocabulary": args.max_vocabulary}
     if hasattr(model, "encode") and tokenizer is None:
         before = len(model.tokenizer)
-        small = trim(model, texts=texts, languages=args.languages, progress=not args.quiet, **options)
+        small = trim(model, texts=texts, languages=args.languages, progress=progress, **options)
         after = len(small.tokenizer)
     else:
         before = len(tokenizer)
         given = tokenizer if model is None else model
         small = trim(given, texts=texts, languages=args.languages, tokenizer=None if model is None else tokenizer,
-                     progress=not args.quiet, **options)  # fmt: skip
+                     progress=progress, **options)  # fmt: skip
         after = len(small if model is None else small[1])
-    _save(small, args.output_dir, args.overwrite)
-    print(f"{before:,} tokens -> {after:,}; written to {args.output_dir}")
+    if not args.dry_run:
+        _save(small, args.output_dir, args.overwrite)
+    lines = [f"{before:,} tokens -> {after:,}; {'would be ' if args.dry_run else ''}written to {args.output_dir}"]
     if after == before:
-        print("nothing was removed: the texts use every token. --max-vocabulary and --min-count remove rare ones")
+        lines.append(
+            "nothing was removed: the texts use every token. --max-vocabulary and --min-count remove rare ones"
+        )
     if getattr(getattr(model, "config", None), "model_type", None) == "mmbert":
-        print(
+        lines.append(
             f"to load it without this package: mmbert convert {args.output_dir} --output-dir FOLDER, or mmbert publish"
         )
+    tell(args, {"folder": args.output_dir, "tokens_before": before, "tokens": after}, lines)
     return 0
 
 

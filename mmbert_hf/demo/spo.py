@@ -38,6 +38,7 @@ from mmbert_hf.data.arithmetic import (
 from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import SPOSettings
 from mmbert_hf.demo.training import Interrupted
+from mmbert_hf.trainers.cards import ends
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
 from mmbert_hf.trainers.spo.plots import plot_run, run_tables
@@ -275,16 +276,15 @@ def train(job: SPOJob) -> dict[str, Any]:
         plot_run(trainer.state.log_history, trainer.tracker, job.folder / "plots" / "run.png")
     tables = run_tables(trainer.state.log_history, trainer.tracker)
     rewards = tables["log"]["reward"]
-    tenth = max(1, len(rewards) // 10)
-    ends = {"first": float(np.mean(rewards[:tenth])), "last": float(np.mean(rewards[-tenth:]))}
+    first, last_ones = ends(rewards)
     error = calibration_error(tables["calibration"])
-    logger.info("spo: reward %.3f -> %.3f, calibration error %.3f", ends["first"], ends["last"], error)
+    logger.info("spo: reward %.3f -> %.3f, calibration error %.3f", first, last_ones, error)
     return {
         "training": {
             "steps": settings.steps,
             "batch_size": settings.batch_size,
             "samples": settings.steps * settings.batch_size,
-            "reward": ends,
+            "reward": {"first": first, "last": last_ones},
             "grpo_wasted": tables["log"]["spo/grpo_wasted"][-1],
             "log": tables["log"],
         },

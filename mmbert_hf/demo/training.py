@@ -23,6 +23,7 @@ from mmbert_hf.modeling import MMBertForMaskedLM
 from mmbert_hf.recipes import Recipe
 from mmbert_hf.schedules import learning_rate_lambda
 from mmbert_hf.trainers.annealing import AnnealingCallback
+from mmbert_hf.trainers.cards import ends
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.stopping import StopOnInterrupt
 
@@ -126,7 +127,7 @@ class PhaseLog(TrainerCallback):
             steps = [losses[step] for step in range(first + 1, last + 1) if step in losses]
             if len(steps) < last - first:
                 break
-            tenth = max(1, len(steps) // 10)
+            start, end = ends(steps)
             rows = range(first * self.rows_per_step, last * self.rows_per_step)
             records.append(
                 {
@@ -138,8 +139,8 @@ class PhaseLog(TrainerCallback):
                     "rope_theta": phase.rope_theta,
                     "steps": last - first,
                     "tokens": sum(len(self.mixture[row]["input_ids"]) for row in rows),
-                    "loss_start": sum(steps[:tenth]) / tenth,
-                    "loss_end": sum(steps[-tenth:]) / tenth,
+                    "loss_start": start,
+                    "loss_end": end,
                 }
             )
         return records

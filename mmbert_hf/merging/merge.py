@@ -176,6 +176,7 @@ def merge_checkpoints(
     dtype: torch.dtype | str | None = None,
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> Path:
     """Merge checkpoints of one network into a new folder.
 
@@ -196,6 +197,7 @@ def merge_checkpoints(
         dtype: Type of the result, such as ``"bfloat16"``; that of the checkpoints if None.
         max_shard_size: Largest file.
         overwrite: Replace the model in a folder that is not empty.
+        dry_run: Check everything, and write nothing.
 
     Returns:
         The path of the folder.
@@ -228,6 +230,8 @@ def merge_checkpoints(
         with_tokenizer = tokenizer_source(folders)
         dtypes = result_dtypes(sources, dtype)
         merge = _Merge(sources, None if base is None else folders[0], factors, density or 1.0, majority_sign, dtypes)
+        if dry_run:
+            return Path(output_dir)
         replaces_tokenizer = with_tokenizer is not None
         with output_folder(output_dir, overwrite=overwrite, replaces_tokenizer=replaces_tokenizer) as destination:
             _write_config(folders[0], merge, destination)

@@ -37,23 +37,29 @@ def test_the_picture_is_written_where_one_stands(folder, monkeypatch, capsys):
 def test_json_alone_needs_no_matplotlib(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None)
-    assert main(folder, "--json", "out.json") == 0
+    assert main(folder, "--output", "out.json") == 0
     assert json.loads((folder / "out.json").read_text())["training"]["loss"] == [8.0, 7.0, 6.0]
     assert not (folder / "plot.png").exists()
     with pytest.raises(ValueError, match=r"pip install mmbert-hf\[plots\]"):
-        main(folder, "--json", "out.json", "--output", "run.png")
+        main(folder, "--output", "run.png")
 
 
-def test_both_are_written_if_asked_for(folder):
+def test_json_is_printed(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert main(folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["training"]["loss"] == [8.0, 7.0, 6.0]
+    assert not (folder / "plot.png").exists()
+
+
+def test_a_picture_is_drawn_where_it_is_wanted(folder):
     pytest.importorskip("matplotlib", reason="pictures need the extra [plots]")
-    assert main(folder, "--json", folder / "out.json", "--output", folder / "run.svg") == 0
+    assert main(folder, "--output", folder / "run.svg") == 0
     assert "<svg" in (folder / "run.svg").read_text()
-    assert (folder / "out.json").is_file()
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no trainer_state.json"):
-        main(tmp_path, "--json", tmp_path / "out.json")
+        main(tmp_path, "--output", tmp_path / "out.json")
 
 
 def test_help_needs_nothing_heavy():

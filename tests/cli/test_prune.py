@@ -123,8 +123,8 @@ def test_test_files_and_mined_negatives(model, tmp_path, capsys):
     assert run(model, *options) == 2
     assert "give --mine-negatives" in capsys.readouterr().err
     assert run(model, *options, "--mine-negatives") == 0
-    out = capsys.readouterr().out
-    assert "domain: 37 rows, 3 held out for measuring" in out
+    out, notices = capsys.readouterr()
+    assert "domain: 37 rows, 3 held out for measuring" in notices
     assert "nDCG@10, domain (3 queries, 3 documents)" in out
     assert "control" not in out, "nothing was trained"
 

@@ -66,5 +66,5 @@ def test_mistakes_are_one_message_and_status_2(argv, message, capsys):
 
 def test_unknown_arguments_are_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["recipe", "show", "tiny", "--rws", "4"])
-    assert "unrecognized arguments: --rws 4" in capsys.readouterr().err
+        main(["recipe", "show", "tiny", "--rows-pr-step", "4"])
+    assert "there is no option '--rows-pr-step 4'; did you mean '--rows-per-step'?" in capsys.readouterr().err

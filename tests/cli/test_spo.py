@@ -364,7 +364,7 @@ def test_the_paper_is_a_start_that_the_file_and_flags_change(work):
     config = read_settings(write(paper=True, learning_rate=None, rho_min=0.5), ["--sampling", "uniform"]).config
     differing = {name for name, value in PAPER.items() if getattr(config, name) != value}
     assert differing == {"rho_min", "sampling"}
-    assert read_settings(write(), []).config.sampling == "unsolved"
+    assert read_settings(write(), []).config.sampling == "thompson"
 
 
 def test_reward_functions_are_tried_on_what_a_model_may_say(work, capsys):

@@ -118,7 +118,7 @@ class SPOConfig(GRPOConfig):
         default=8, metadata={"help": "Responses to every prompt with initial_values='offline'."}
     )
     divergence: str = field(
-        default="drift",
+        default="constant",
         metadata={
             "help": "How far the policy moved since a prompt was answered, which decides how much is forgotten. 'drift': "
             "one number for all, measured on the previous batch; 'trajectory': on the prompt's last response, as in the "
@@ -129,12 +129,12 @@ class SPOConfig(GRPOConfig):
         default=0.06, metadata={"help": "Divergence, in nats per token, at which half of what is known is forgotten."}
     )
     rho_min: float = field(default=0.8, metadata={"help": "Least that is kept of the old weight at a visit."})
-    rho_max: float = field(default=0.9, metadata={"help": "Most that is kept of the old weight at a visit."})
+    rho_max: float = field(default=0.96, metadata={"help": "Most that is kept of the old weight at a visit."})
     max_trajectory_tokens: int = field(
         default=256, metadata={"help": "Tokens kept of each prompt's last response with divergence='trajectory'."}
     )
     sampling: str = field(
-        default="unsolved",
+        default="thompson",
         metadata={
             "help": "Weight of a prompt with value v: 'unsolved' 1 - v, 'bernoulli' sqrt(v(1-v)) as in the paper, "
             "'thompson' 1 - v with v drawn from what is known of it, 'uniform' 1."

@@ -168,7 +168,7 @@ def draw_prompts(
     tracker: ValueTracker,
     num_draws: int,
     *,
-    sampling: Sampling = "unsolved",
+    sampling: Sampling = "thompson",
     exploration_floor: float = 0.05,
     weight_offset: float = 0.05,
     n_eff_power: float = 0.0,

@@ -28,8 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object, is_peft_model
+from mmbert_hf.model_cards.plain import plain_card
 from mmbert_hf.trainers.publishing import PublishingMixin
 from mmbert_hf.trainers.spo.advantages import normalise, raw_advantages
+from mmbert_hf.trainers.spo.card import base_of, policy_facts
 from mmbert_hf.trainers.spo.compatibility import check_trl
 from mmbert_hf.trainers.spo.config import INITIAL_VALUES, SPOConfig
 from mmbert_hf.trainers.spo.divergence import Probe, Trajectories, kept_share, token_divergence
@@ -370,6 +372,33 @@ class SPOTrainer(PublishingMixin, GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             load_run(self, Path(checkpoint))
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write README.md into `output_dir`: the method with its values, rewards as they were logged, what the tracker knows.
+
+        Args:
+            model_name: Name of the model; that of the repository or of `output_dir` if None.
+            dataset_name: Name of the data set on the Hub.
+            tags: More tags.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        card = plain_card(
+            self.hub_model_id or self.args.hub_model_id or model_name or folder.name,
+            policy_facts(self),
+            kind="adapter" if is_peft_model(self.accelerator.unwrap_model(self.model)) else "policy",
+            base_model=base_of(self),
+            datasets=[] if dataset_name is None else [dataset_name],
+            tags=list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags or ()), *self._tag_names])),
+        )
+        card.save(folder / "README.md")
 
     def push_tracker_to_hub(self, repo_id: str, **arguments: Any) -> str | None:
         """Publish the tracker as a data set: what this run knows of every prompt.

@@ -164,6 +164,7 @@ def make_trainer(folder, reward=odd, *, model=None, dataset=SUMS, trainer_class=
         "max_completion_length": 3,
         "max_steps": 2,
         "learning_rate": 1e-2,
+        "divergence": "drift",  # which measures; "constant" has nothing that could go wrong
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",

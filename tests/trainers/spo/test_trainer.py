@@ -7,6 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from mmbert_hf.trainers.spo import trainer as module
 from mmbert_hf.trainers.spo.divergence import kept_share
 from mmbert_hf.trainers.spo.sampling import draw_prompts
@@ -297,15 +298,27 @@ def test_a_stream_takes_over_what_it_knows(spo, tiny, tmp_path):
     assert len(second.tracker) == 8  # the same first prompts
 
 
-def test_the_card_names_the_method(spo, tmp_path):
-    trainer = spo()
-    trainer.create_model_card(model_name="sums")
+def test_the_card_says_what_was_done(spo, tmp_path):
+    trainer = spo(max_steps=3, logging_steps=1, sampling="thompson")
+    trainer.train()
+    trainer.create_model_card(model_name="sums", dataset_name="me/sums", tags="arithmetic")
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "SPO" in card
-    assert "Single-stream Policy Optimization" in card
     assert "2509.13232" in card
-    assert "GRPO" not in card
-    assert {"spo", "mmbert-hf"} <= set(trainer.model.model_tags)
+    visits, rewards = int(trainer.tracker.visits.sum()), [log["reward"] for log in trainer.state.log_history[:3]]
+    for name, value in {"method": "SPO, one", "steps": "3 |", "responses": visits, "sampling": "thompson |"}.items():
+        assert f"| {name} | {value}" in card
+    assert f"| reward of a response | {rewards[0]:.4g} | {rewards[2]:.4g} |" in card
+    assert "Its licence is not known here" in card
+    data = ModelCard(card).data
+    assert {"spo", "mmbert-hf", "arithmetic"} <= set(data.tags)
+    assert (data.datasets, data.pipeline_tag, data.base_model) == (["me/sums"], "text-generation", None)
+
+
+def test_the_card_before_training(spo, tmp_path):
+    spo().create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "| steps | 0 |" in card
+    assert "Not measured." in card
 
 
 def test_the_config_survives_a_round_trip(spo):
