@@ -124,8 +124,8 @@ def publish(
         exist_ok: Publish to a repository that exists already.
         dry_run: Send nothing, and need no connection.
         endpoint: Address of the Hub; that of ``HF_ENDPOINT`` if None.
-        max_wait_seconds: How long is waited in all for a Hub that is busy or cannot be reached; beside what huggingface_hub
-            waits by itself, which repeats some requests five times, after the time that the Hub asks for.
+        max_wait_seconds: How long is waited in all for a Hub that is busy or cannot be reached. huggingface_hub repeats some
+            requests by itself, some seconds apart; those seconds come on top.
 
     Returns:
         What was published.
@@ -194,7 +194,8 @@ def publish(
             commit_message=commit_message or f"Publish {staged.kind}",
             exist_ok=exist_ok,
         )
-        done = _asking(api, repo_id, lambda: upload(api, files, destination, retries))
+        with retries.bounding():
+            done = _asking(api, repo_id, lambda: upload(api, files, destination, retries))
     return replace(publication, url=done.url, commit=done.commit, changed=done.changed)
 
 

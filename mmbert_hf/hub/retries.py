@@ -6,16 +6,20 @@ Design decisions:
 - huggingface_hub repeats some requests by itself (uploads, "which files are new"). What it gives up on, and what it does not
   repeat (making the repository, the commit, listing), is repeated here. Who calls has to know whether a repetition is safe:
   for a commit the state of the repository is looked at first (upload.py).
+- Before it repeats, huggingface_hub sleeps for as long as the Hub says, be it a day. `Retries.bounding` reads every answer
+  first: one that asks for more time than is left is an error at once, and what huggingface_hub may sleep is counted.
 - An explanation is one sentence with what to do. It holds no header and no token.
 """
 
 import logging
 import random
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import get_session, hf_raise_for_status, parse_ratelimit_headers
 
 from mmbert_hf._compat import transport_error
 
@@ -110,6 +114,31 @@ class Retries:
 
     def __init__(self, max_seconds: float = 300.0) -> None:
         self.max_seconds, self.waited = max_seconds, 0.0
+        self._counted: dict[int, float] = {}  # of answers that huggingface_hub may sleep for, by their identity
+
+    @contextmanager
+    def bounding(self) -> Iterator[None]:
+        """Within this context, no request sleeps for more than the time that is left.
+
+        A new connection after one that could not be made is outside of it; sleeps without an answer are short.
+        """
+        client: Any = get_session()
+        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks.get("response", []), self._look]}
+        try:
+            yield
+        finally:
+            left = [hook for hook in client.event_hooks["response"] if hook != self._look]
+            client.event_hooks = {**client.event_hooks, "response": left}
+
+    def _look(self, response: Any) -> None:
+        seconds = _asked_to_wait(response)
+        if not seconds:
+            return
+        if self.waited + seconds > self.max_seconds:
+            response.read()
+            hf_raise_for_status(response)
+        self.waited += seconds
+        self._counted[id(response)] = seconds
 
     def wait(self, error: Exception, failures: int) -> None:
         """Wait before a request is made again: as long as the Hub says, else longer with every failure.
@@ -121,6 +150,9 @@ class Retries:
         Raises:
             Exception: `error`, if it will not pass or no time is left.
         """
+        reason = request_error(error)
+        if isinstance(reason, HfHubHTTPError):  # nobody has slept for this one
+            self.waited -= self._counted.pop(id(reason.response), 0.0)
         if not is_passing(error):
             raise error
         seconds = min(LONGEST_WAIT, FIRST_WAIT * 2**failures) * random.uniform(0.8, 1.2)
@@ -154,10 +186,17 @@ class Retries:
 def _retry_after(error: Exception) -> float:
     """Seconds that the Hub asks to wait, 0 if it does not say."""
     error = request_error(error)
-    if not isinstance(error, HfHubHTTPError):
+    return _asked_to_wait(error.response) if isinstance(error, HfHubHTTPError) else 0.0
+
+
+def _asked_to_wait(response: Any) -> float:
+    """Seconds that an answer asks to wait, by Retry-After or by the rate limit; 0 if it does not."""
+    if response.status_code not in PASSING:
         return 0.0
-    value = error.response.headers.get("Retry-After", "")
+    limit = parse_ratelimit_headers(response.headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
     try:
-        return max(0.0, float(value))
-    except ValueError:  # the other form is a date, which the Hub does not send
+        return max(0.0, float(response.headers.get("Retry-After", "")))
+    except ValueError:  # none, or the other form, a date, which the Hub does not send
         return 0.0
