@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.data.udhr import HELD_OUT_ARTICLES, TRAINING_ARTICLES, Declaration, load_udhr
 from mmbert_hf.demo.embedder import MINILM, MissingEmbedderError
-from mmbert_hf.demo.plots import can_plot
+from mmbert_hf.demo.plots import can_plot, draw_plots
 from mmbert_hf.demo.settings import (
     ADDED_LANGUAGES,
     DemoSettings,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from mmbert_hf.recipes import Recipe
 
 logger = logging.getLogger(__name__)
+
+CARD_FIGURES = ("annealing", "heldout")  # in the card of the encoder; all others are in the report
 
 
 def run_demo(
@@ -175,10 +177,16 @@ def _run_encoder(state: DemoState, progress: bool) -> tuple[dict[str, Any], dict
     model = MMBertForMaskedLM.from_pretrained(checkpoints["after_decay"])
     facts = _collect(settings, languages, run, control, measured, model)
     card_facts = {**_common_facts(), **facts}
-    hub = state.stage(
-        "publish", lambda: publishing.publish_and_reload(folder, model, tokenizer, corpus, languages, card_facts)
-    )
-    return {**facts, "hub": hub}, {"run": run["log"], "control": control["log"]}, recipe
+    histories = {"run": run["log"], "control": control["log"]}
+
+    def publish() -> dict[str, Any]:
+        plots = []
+        if can_plot():
+            drawn = draw_plots(folder / "card", card_facts, histories, recipe)
+            plots = [folder / "card" / f"{name}.png" for name in CARD_FIGURES if name in drawn]
+        return publishing.publish_and_reload(folder, model, tokenizer, corpus, languages, card_facts, plots)
+
+    return {**facts, "hub": state.stage("publish", publish)}, histories, recipe
 
 
 def _run_prune(state: DemoState, source: Path | None, progress: bool) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def publish_and_reload(
     corpus: Mapping[str, Declaration],
     languages: Sequence[str],
     facts: Mapping[str, Any],
+    plots: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Export, publish and reload the trained model.
 
@@ -49,6 +50,7 @@ def publish_and_reload(
         corpus: The declarations, for texts to compare logits on.
         languages: From the best to the least resourced.
         facts: What was measured, for the card.
+        plots: Pictures for the card.
 
     Returns:
         The ``hub`` record of metrics.json.
@@ -62,7 +64,12 @@ def publish_and_reload(
     expected = _logits(model, tokenizer, probes)
     with LoopbackHub(folder / "hub") as hub:
         published = publish_to_hub(
-            export, REPO_ID, endpoint=hub.endpoint, token=hub.token, commit_message="Publish the demo's encoder"
+            export,
+            REPO_ID,
+            endpoint=hub.endpoint,
+            token=hub.token,
+            commit_message="Publish the demo's encoder",
+            plots=plots,
         )
         logger.info("published %s to the Hub at %s", REPO_ID, hub.endpoint)
         record: dict[str, Any] = {

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mmbert_hf.demo.embedder import MINILM
-from mmbert_hf.demo.pipeline import run_demo
+from mmbert_hf.demo.pipeline import CARD_FIGURES, run_demo
+from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import DemoSettings, PruneSettings, SPOSettings
 from mmbert_hf.demo.state import STAGES, DemoState
 
@@ -52,9 +53,9 @@ def test_what_is_published_loads_with_and_without_the_package(demo):
     assert hub["reload_without_package_max_abs_diff"] < 1e-5
     assert hub["reload_with_package_class"] == "mmbert_hf.conversion.ModernBertForMaskedLM, an MMBertForMaskedLM"
     assert hub["reload_without_package_class"].startswith("transformers.models.modernbert.")
-    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= {
-        file["name"] for file in hub["files"]
-    }
+    files = {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+    files |= {f"plots/{name}.png" for name in CARD_FIGURES} if can_plot() else set()
+    assert files <= {file["name"] for file in hub["files"]}
 
 
 def test_the_decay_saw_the_added_languages_and_the_control_did_not(demo):
