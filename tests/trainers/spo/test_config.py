@@ -102,7 +102,7 @@ def test_a_batch_of_one_is_refused(make):
         ({"advantage_normalization": "none"}, "advantage_normalization must be one of sequence, token, got 'none'"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "there are no groups: use 'sum_then_normalize'"),
         ({"rho_min": 0.0}, "0 < rho_min <= rho_max <= 1 must hold, got 0.0 and 0.9"),
-        ({"rho_min": 0.95}, "must hold, got 0.95 and 0.9"),
+        ({"rho_min": 0.97}, "must hold, got 0.97 and 0.96"),
         ({"rho_max": 1.1}, "must hold, got 0.8 and 1.1"),
         ({"exploration_floor": -0.1}, r"exploration_floor must be in \[0, 1\], got -0.1"),
         ({"exploration_floor": 1.1}, r"exploration_floor must be in \[0, 1\], got 1.1"),

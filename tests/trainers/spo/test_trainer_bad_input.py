@@ -153,7 +153,7 @@ BAD_OPTIONS = {
         {"multi_objective_aggregation": "normalize_then_sum"}, "there are no groups: use 'sum_then_normalize'",
     ),
     "sampling": ({"sampling": "greedy"}, "sampling must be one of unsolved, bernoulli, thompson, uniform, got 'greedy'"),
-    "rho": ({"rho_min": 0.95}, "0 < rho_min <= rho_max <= 1 must hold, got 0.95 and 0.9"),
+    "rho": ({"rho_min": 0.97}, "0 < rho_min <= rho_max <= 1 must hold, got 0.97 and 0.96"),
     "floor": ({"exploration_floor": 1.5}, "exploration_floor must be in [0, 1], got 1.5"),
     "samples": ({"num_initial_samples": 0}, "num_initial_samples must be at least 1, got 0"),
     "reference in memory": ({"beta": 0.1}, "Save it and pass the folder, pass a PeftModel, or set beta=0"),

@@ -104,7 +104,7 @@ def test_tools(spo, tiny, tool, divergence):
         tools=[tool],
         divergence=divergence,
         advantage_normalization="token",
-        **CONVERSATION,
+        **CONVERSATION | {"max_steps": 3},  # so that prompts come again
     )
     assert moved(trainer)
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -126,7 +126,7 @@ def test_tools(spo, tiny, tool, divergence):
     else:
         row = tiny.sums(conversational=True)["prompt"][:].index(last.prompts[0])
         mask = trainer._trajectories.kept[row][2]
-        assert trainer.state.log_history[-2]["spo/divergence"] > 0
+        assert any(entry.get("spo/divergence", 0) > 0 for entry in trainer.state.log_history)
     assert int(mask.sum()) == number < len(last.ids[0])
 
 
