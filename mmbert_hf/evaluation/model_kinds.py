@@ -1,0 +1,127 @@
+"""What kind of model a folder or a name on the Hub is, read from its small files before any weights are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from mmbert_hf.hub.names import check_folder_or_hub_name
+
+__all__ = ["ModelKind", "read_model_kind", "require_embedder", "require_encoder", "require_masked_lm"]
+
+DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What the files of a model say that it is.
+
+    Attributes:
+        name: Folder or Hub name.
+        is_embedder: It has the modules of sentence-transformers.
+        architecture: Class that it was saved from; "" if that is not said.
+        model_type: Of its configuration; "" where that lies in a folder of a module.
+    """
+
+    name: str
+    is_embedder: bool
+    architecture: str
+    model_type: str
+
+    def __str__(self) -> str:
+        if self.is_embedder:
+            return f"{self.name} is a sentence-transformers model"
+        return f"{self.name} is a {self.architecture or self.model_type or 'model that does not say what it is'}"
+
+
+def read_model_kind(name: str) -> ModelKind:
+    """Read what a model is.
+
+    Args:
+        name: Folder or Hub name.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and it cannot be a name on the Hub; or it has no model in it.
+        OSError: The Hub cannot be reached, or does not have it.
+
+    Example:
+        >>> read_model_kind("./no-such-folder")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: there is no folder './no-such-folder', and a name on the Hub is owner/name
+    """
+    check_folder_or_hub_name(name)
+    modules, config = _read_json(name, "modules.json"), _read_json(name, "config.json")
+    if modules is None and config is None:
+        raise FileNotFoundError(f"{name} has neither config.json nor modules.json: it is no model of transformers")
+    config = config or {}
+    architectures = config.get("architectures") or [""]
+    return ModelKind(name, modules is not None, architectures[0], config.get("model_type", ""))
+
+
+def require_masked_lm(kind: ModelKind) -> None:
+    """Refuse what predicts no masked tokens.
+
+    Raises:
+        ValueError: It is an embedder, or was saved without a head of masked language modelling.
+    """
+    if kind.is_embedder:
+        raise ValueError(
+            f"{kind}, which has no head that predicts masked tokens: measure it with retrieval, bitext or mteb, or give the "
+            "masked language model that it was made from"
+        )
+    if not kind.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        raise ValueError(f"{kind}, which has no head that predicts masked tokens: give a model saved as ...ForMaskedLM")
+
+
+def require_embedder(kind: ModelKind, pooling: str | None = None) -> None:
+    """Refuse what is no embedder, unless a pooling is named that makes one of an encoder.
+
+    Raises:
+        ValueError: It is no embedder; or it is one and a pooling is named all the same; or it is a decoder.
+    """
+    if kind.is_embedder:
+        if pooling is not None:
+            raise ValueError(f"{kind} and has a pooling of its own: leave out --pooling")
+        return
+    _refuse_decoder(kind)
+    if pooling is None:
+        raise ValueError(
+            f"{kind} and not of sentence-transformers, so its vectors were not trained to be compared: fine-tune it "
+            "first (examples/finetuning/retrieval.py), or give --pooling mean to measure it as it is"
+        )
+
+
+def require_encoder(kind: ModelKind) -> None:
+    """Refuse what cannot be fine-tuned as an encoder.
+
+    Raises:
+        ValueError: It is a decoder, or the configuration of its transformer is not where transformers looks for it.
+    """
+    _refuse_decoder(kind)
+    if not kind.model_type:
+        raise ValueError(
+            f"{kind} without a config.json of its own: give the folder of its transformer, such as 0_Transformer"
+        )
+
+
+def _refuse_decoder(kind: ModelKind) -> None:
+    if kind.architecture.endswith(DECODERS):
+        raise ValueError(
+            f"{kind}, which generates text: this is for encoders; mmbert evaluate-policy measures policies"
+        )
+
+
+def _read_json(name: str, file: str) -> Any:
+    """A small file of a folder or of the Hub; None if the repository does not have it."""
+    from transformers.utils import cached_file
+
+    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as opened:
+        try:
+            return json.load(opened)
+        except ValueError as error:
+            raise ValueError(f"{file} of {name} is no JSON: {error}") from error
