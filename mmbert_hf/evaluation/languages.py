@@ -57,7 +57,7 @@ def evaluate_masked_loss(
         >>> tokenizer = mmbert_hf.MMBertTokenizer.train(["ein tvey trý fýra fimm"] * 9, vocab_size=300)
         >>> config = mmbert_hf.MMBertConfig.small(vocab_size=len(tokenizer), num_hidden_layers=1)
         >>> model = mmbert_hf.MMBertForMaskedLM(config)
-        >>> scores = evaluate_masked_loss(model, tokenizer, {SetName("own.txt", "fao"): ["ein tvey trý"]}, mask_ratio=0.5)
+        >>> scores = evaluate_masked_loss(model, tokenizer, {SetName("own.txt", "fao"): ["ein tvey trý"] * 9}, mask_ratio=0.5)
         >>> [(score.language, score.metric) for score in scores]
         [('fao', 'nats_per_token'), ('fao', 'nats_per_byte'), ('fao', 'accuracy')]
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmbert_hf.hub.names import check_folder_or_hub_name
 
-__all__ = ["ModelKind", "read_model_kind", "require_embedder", "require_encoder", "require_masked_lm"]
+__all__ = ["ModelKind", "load_embedder", "read_model_kind", "require_embedder", "require_encoder", "require_masked_lm"]
 
 DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -125,3 +125,31 @@ def _read_json(name: str, file: str) -> Any:
             return json.load(opened)
         except ValueError as error:
             raise ValueError(f"{file} of {name} is no JSON: {error}") from error
+
+
+def load_embedder(kind: ModelKind, *, pooling: str | None = None, max_length: int | None = None) -> Any:
+    """Load an embedder, or make one of an encoder.
+
+    Args:
+        kind: What it is; `require_embedder` checks it.
+        pooling: How an encoder's hidden states become a vector: "mean" or "cls".
+        max_length: Tokens of a text, the rest is cut off; the model's own limit if None.
+
+    Returns:
+        `sentence_transformers.SentenceTransformer` in evaluation mode.
+
+    Raises:
+        ValueError: As `require_embedder` says.
+    """
+    require_embedder(kind, pooling)
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    if kind.is_embedder:
+        model = SentenceTransformer(kind.name)
+        if max_length is not None:
+            model.max_seq_length = max_length
+        return model.eval()
+    transformer = Transformer(kind.name, max_seq_length=max_length)
+    size = transformer.get_embedding_dimension()
+    return SentenceTransformer(modules=[transformer, Pooling(size, pooling_mode=pooling)]).eval()

@@ -288,6 +288,16 @@ def add_to_card(folder: str | Path, results: EvaluationResults) -> Path:
     return write_atomically(card, text)
 
 
+def check_card(folder: str | Path) -> None:
+    """Refuse a card that `add_to_card` could not add to.
+
+    Raises:
+        ValueError: Its metadata, or its model-index, cannot be read.
+    """
+    card = Path(folder, "README.md")
+    _read_model_index(read_metadata(card), card)
+
+
 def read_metadata(card: str | Path) -> dict[str, Any]:
     """The metadata of a README.md; none if it is not there.
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmbert_hf.evaluation.results import Score, SetName
 
-__all__ = ["FinetuningSettings", "fine_tune", "load_tokenizer", "scores_of_seeds"]
+__all__ = ["FinetuningSettings", "fine_tune", "load_tokenizer", "longest_input", "scores_of_seeds"]
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,32 @@ def load_tokenizer(model: str, max_length: int) -> Any:
     Raises:
         ValueError: It knows no character offsets, or the model has fewer positions than that.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {model} ({type(tokenizer).__name__}) is no fast one: it knows no offsets")
-    config = AutoConfig.from_pretrained(model)
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    if "roberta" in config.model_type or config.model_type == "camembert":
-        positions -= config.pad_token_id + 1  # they count positions from behind the one of padding
-    longest = min(positions, tokenizer.model_max_length)
+    longest = longest_input(model, tokenizer)
     if max_length > longest:
         raise ValueError(f"max_length is {max_length}, but {model} reads {longest} tokens: lower it")
     tokenizer.padding_side = "right"  # positions of answers count from the left
     return tokenizer
+
+
+def longest_input(model: str, tokenizer: Any) -> int:
+    """Return how many tokens a model reads at most.
+
+    Args:
+        model: Folder or Hub name.
+        tokenizer: Of the model.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if "roberta" in config.model_type or config.model_type == "camembert":
+        positions -= config.pad_token_id + 1  # they count positions from behind the one of padding
+    return int(min(positions, tokenizer.model_max_length))
 
 
 def fine_tune(
