@@ -158,9 +158,10 @@ def evaluate_mteb(
     )
     scores: list[Score] = []
     means: dict[str, float] = {}
+    tasks = {task.metadata.name: task for task in selection.tasks}
     for result in found.task_results:
-        scores += scores_of_task(result)
-        means[result.task_name] = float(result.get_score())
+        scores += scores_of_task(result, tasks[result.task_name])
+        means[result.task_name] = _rounded(result.get_score())
     for benchmark, members in selection.benchmarks.items():
         if set(members) <= set(means):
             value = sum(means[member] for member in members) / len(members)
@@ -168,10 +169,15 @@ def evaluate_mteb(
     return scores
 
 
-def scores_of_task(result: Any) -> list[Score]:
-    """Turn a `TaskResult` of mteb into scores: each number of each split and subset."""
+def scores_of_task(result: Any, task: AbsTask) -> list[Score]:
+    """Turn a `TaskResult` of mteb into scores: each number of each split and subset.
+
+    Args:
+        result: What mteb found.
+        task: What it ran, which says which metric is the main one.
+    """
     scores = []
-    main = result.task.metadata.main_score if hasattr(result, "task") else None
+    name, kind, main = task.metadata.name, task.metadata.type, task.metadata.main_score
     for split, subsets in result.scores.items():
         for subset in subsets:
             languages = list(dict.fromkeys(code.replace("-", "_") for code in subset["languages"]))
@@ -180,12 +186,11 @@ def scores_of_task(result: Any) -> list[Score]:
                 "config": subset["hf_subset"],
                 "split": split,
             }
-            task = result.task_type
-            scores.append(Score(task, result.task_name, main or "main_score", float(subset["main_score"]), **common))
+            scores.append(Score(kind, name, main, _rounded(subset["main_score"]), **common))
             for metric, value in subset.items():
                 is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
                 if is_number and metric not in ("main_score", main):
-                    scores.append(Score(task, result.task_name, metric, float(value), **common, is_main=False))
+                    scores.append(Score(kind, name, metric, _rounded(value), **common, is_main=False))
     return scores
 
 
@@ -202,13 +207,21 @@ def model_fingerprint(model: SentenceTransformer) -> str:
     return digest.hexdigest()[:40]
 
 
+def _rounded(value: float) -> float:
+    """As mteb writes it into its files: what is read back is what was measured."""
+    return round(float(value), 6)
+
+
 def _named_task(name: str) -> AbsTask:
     import mteb
 
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        every = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False, exclude_private=False)}
+        classes = [
+            each for each in vars(mteb.tasks).values() if isinstance(each, type) and issubclass(each, mteb.AbsTask)
+        ]
+        every = {each.metadata.name for each in classes}
         raise ValueError(f"mteb has no task {name!r}{_nearest(name, every)}") from error
 
 

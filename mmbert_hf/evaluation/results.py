@@ -141,7 +141,7 @@ class EvaluationResults:
         >>> scores = [Score("text-classification", "own.jsonl", "accuracy", v, seed=s) for s, v in enumerate((0.5, 0.7))]
         >>> results = EvaluationResults("classification", "tiny", scores)
         >>> print(results.table())
-                            accuracy
+                           accuracy
         own.jsonl  0.6000 +- 0.1414
         >>> EvaluationResults.from_json(results.to_json()) == results
         True

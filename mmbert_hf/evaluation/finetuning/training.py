@@ -161,6 +161,7 @@ def fine_tune(
             dataloader_pin_memory=torch.cuda.is_available(),
         )
         trainer = Trainer(model, arguments, train_dataset=train, data_collator=collator, processing_class=tokenizer)
+        _show_bars_alone(trainer, settings.progress)
         trainer.train()
         return {name: _logits(trainer.predict(test).predictions) for name, test in tests.items()}
 
@@ -193,6 +194,20 @@ def scores_of_seeds(
         for name, metrics in run(seed).items()
         for metric, value in metrics.items()
     ]  # fmt: skip
+
+
+def _show_bars_alone(trainer: Any, progress: bool) -> None:
+    """Let Trainer draw bars, but print no numbers: what is printed is the table, or JSON."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    class Bars(ProgressCallback):
+        def on_log(self, *_: Any, **__: Any) -> None:
+            pass
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    if progress:
+        trainer.add_callback(Bars)
 
 
 def _logits(predictions: Any) -> Any:
