@@ -124,7 +124,7 @@ def flatten_squad(articles: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         >>> flatten_squad([{"paragraphs": [{"context": "It here.", "qas": [question]}]}])[0]["answers"]
         {'text': ['here'], 'answer_start': [3]}
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:

@@ -141,8 +141,10 @@ def evaluate_information_retrieval(
     """
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+    queries: Any = data.queries
+    documents: Any = data.documents  # typed upstream as dictionaries of whatever a model may read
     evaluator = InformationRetrievalEvaluator(
-        data.queries, data.documents, data.relevant, batch_size=batch_size, show_progress_bar=progress, write_csv=False
+        queries, documents, data.relevant, batch_size=batch_size, show_progress_bar=progress, write_csv=False
     )
     prefix = f"{model.similarity_fn_name}_"
     found = {metric.removeprefix(prefix): float(value) for metric, value in evaluator(model).items()}

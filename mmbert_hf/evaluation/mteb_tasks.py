@@ -214,12 +214,13 @@ def _rounded(value: float) -> float:
 
 def _named_task(name: str) -> AbsTask:
     import mteb
+    from mteb import tasks as all_tasks
 
     try:
         return mteb.get_task(name)
     except KeyError as error:
         classes = [
-            each for each in vars(mteb.tasks).values() if isinstance(each, type) and issubclass(each, mteb.AbsTask)
+            each for each in vars(all_tasks).values() if isinstance(each, type) and issubclass(each, mteb.AbsTask)
         ]
         every = {each.metadata.name for each in classes}
         raise ValueError(f"mteb has no task {name!r}{_nearest(name, every)}") from error

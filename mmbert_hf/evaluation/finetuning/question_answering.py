@@ -267,11 +267,11 @@ def evaluate_question_answering(
 
     settings = settings or FinetuningSettings(max_length=384)
     tokenizer = load_tokenizer(model, settings.max_length)
-    encoded = {
-        name: encode_questions(tokenizer, asked, max_length=settings.max_length, stride=stride)
-        for name, asked in (("train", train), *tests.items())
-    }
-    learnt = encoded.pop("train")
+    learnt, *others = (
+        encode_questions(tokenizer, asked, max_length=settings.max_length, stride=stride)
+        for asked in (train, *tests.values())
+    )
+    encoded = dict(zip(tests, others, strict=True))
     spans = zip(learnt.encoded["start_positions"], learnt.encoded["end_positions"], strict=True)
     longest = max(LONGEST_ANSWER, *(end - start + 1 for start, end in spans))
     rows = {name: Dataset.from_dict(features.encoded) for name, features in encoded.items()}
@@ -291,7 +291,8 @@ def evaluate_question_answering(
         found = {}
         for name, asked in tests.items():
             answers = best_answers(
-                *logits[name][:2],
+                logits[name][0],
+                logits[name][1],
                 encoded[name],
                 asked.contexts,
                 longest=longest,

@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from mmbert_hf.alignment import Document, check_spans, read_window
 from mmbert_hf.evaluation.finetuning.metrics import Entity, classification_scores, entities_of, entity_scores
 from mmbert_hf.evaluation.finetuning.training import (
@@ -334,8 +332,8 @@ def tagging_scores(
     return scores
 
 
-def _classes(logits: Any) -> np.ndarray:
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+def _classes(logits: Any) -> list[list[int]]:
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1).tolist()
 
 
 def _first_tokens(words: Sequence[int | None]) -> list[int | None]:

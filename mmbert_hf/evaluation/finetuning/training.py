@@ -116,12 +116,12 @@ def longest_input(model: str, tokenizer: Any) -> int:
 def fine_tune(
     load: Callable[[], Any],
     train: Any,
-    tests: dict[str, Any],
+    tests: Mapping[SetName, Any],
     collator: Any,
     tokenizer: Any,
     settings: FinetuningSettings,
     seed: int,
-) -> dict[str, Any]:
+) -> dict[SetName, Any]:
     """Train a fresh model and return what it says of every test set.
 
     Args:
