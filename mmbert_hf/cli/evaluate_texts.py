@@ -15,6 +15,7 @@ from mmbert_hf.evaluation.model_kinds import (
     require_embedder,
     require_encoder,
     require_masked_lm,
+    without_load_report,
 )
 from mmbert_hf.evaluation.results import Score, SetName
 from mmbert_hf.languages import get_language
@@ -240,7 +241,8 @@ def _embedding_function(kind: ModelKind, args: argparse.Namespace) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(kind.name)
     longest = min(args.max_length or 512, longest_input(kind.name, tokenizer))
-    encoder = AutoModel.from_pretrained(kind.name).to("cuda" if torch.cuda.is_available() else "cpu")
+    with without_load_report():
+        encoder = AutoModel.from_pretrained(kind.name).to("cuda" if torch.cuda.is_available() else "cpu")
     return lambda texts: embed_texts(encoder, tokenizer, texts, max_length=longest, batch_size=args.batch_size)
 
 

@@ -118,7 +118,7 @@ def evaluate_bitext(
             values = {"accuracy": found.per_language[source], "chance": found.chance}
             scores += [
                 Score("sentence-similarity", name.dataset, metric, value, language=f"{source}-{target}",
-                      num_examples=len(sources), config=name.config, split=name.split, is_main=metric == "accuracy")
+                      num_examples=len(sources), config=name.config, split=name.split)
                 for metric, value in values.items()
             ]  # fmt: skip
     return scores

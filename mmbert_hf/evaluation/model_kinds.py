@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +108,19 @@ def require_encoder(kind: ModelKind) -> None:
         )
 
 
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Load without a report of heads that are left out, or drawn at random: here they have to be."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def _refuse_decoder(kind: ModelKind) -> None:
     if kind.architecture.endswith(DECODERS):
         raise ValueError(
@@ -150,6 +165,7 @@ def load_embedder(kind: ModelKind, *, pooling: str | None = None, max_length: in
         if max_length is not None:
             model.max_seq_length = max_length
         return model.eval()
-    transformer = Transformer(kind.name, max_seq_length=max_length)
+    with without_load_report():
+        transformer = Transformer(kind.name, max_seq_length=max_length)
     size = transformer.get_embedding_dimension()
     return SentenceTransformer(modules=[transformer, Pooling(size, pooling_mode=pooling)]).eval()

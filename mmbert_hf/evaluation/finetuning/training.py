@@ -11,14 +11,14 @@ Design decisions:
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mmbert_hf.evaluation.model_kinds import without_load_report
 from mmbert_hf.evaluation.results import Score, SetName
 
 __all__ = ["FinetuningSettings", "fine_tune", "load_tokenizer", "longest_input", "scores_of_seeds"]
@@ -140,7 +140,7 @@ def fine_tune(
     from transformers import Trainer, TrainingArguments, set_seed
 
     set_seed(seed)
-    with _without_load_report():
+    with without_load_report():
         model = load()
     with tempfile.TemporaryDirectory(prefix="mmbert-evaluate-") as scratch:
         arguments = TrainingArguments(
@@ -215,16 +215,3 @@ def _logits(predictions: Any) -> Any:
     if isinstance(predictions, tuple):
         return tuple(np.asarray(part, dtype=np.float32) for part in predictions)
     return np.asarray(predictions, dtype=np.float32)
-
-
-@contextlib.contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Loading tells of a head that is drawn at random. Here it has to be."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
