@@ -90,8 +90,7 @@ def select_mteb_tasks(
         if benchmark is None:
             raise ValueError(f"mteb has no benchmark {name!r}{_nearest(name, [*known, *aliases])}")
         members = {task.metadata.name: task for task in benchmark.tasks}
-        # a copy, since filters change a task, and mteb has one benchmark for all callers
-        chosen |= {key: copy.copy(task) for key, task in members.items() if key not in chosen}
+        chosen |= {key: task for key, task in members.items() if key not in chosen}
         if not languages:
             whole[benchmark.name] = tuple(members)
     left_out = []
@@ -99,7 +98,7 @@ def select_mteb_tasks(
         if "text" not in task.metadata.modalities:
             raise ValueError(f"{key} of mteb is about {', '.join(task.metadata.modalities)}: choose tasks of text")
         if languages:
-            try:
+            try:  # on a copy: filters change a task, and mteb has one benchmark for all callers
                 chosen[key] = copy.copy(task).filter_languages(list(languages))
                 empty = not chosen[key].hf_subsets
             except ValueError:  # nothing is left

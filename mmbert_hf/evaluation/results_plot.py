@@ -17,6 +17,7 @@ __all__ = ["plot_results"]
 
 MOST_PANELS = 6
 MOST_BARS = 30  # that a panel can name
+FEW_BARS = 4  # room for so many at least: a lone bar should not fill a panel
 
 
 def plot_results(results: EvaluationResults, path: str | Path) -> Path:
@@ -59,11 +60,13 @@ class _Bars:
         values = [each.score.value for each in self.summaries]
         axis.barh(places, values, color=PALETTE["run"][0], height=0.7)
         for place, each in zip(places, self.summaries, strict=True):
+            if len(values) < 14:
+                axis.text(each.score.value, place, f" {each.score.value:.3f}", va="center", fontsize=SMALL_FONT)
             if each.deviation:
                 axis.errorbar(each.score.value, place, xerr=each.deviation, color=PALETTE["ink"][0], capsize=2)
         names = [each.score.where for each in self.summaries]
         axis.set_yticks(places, names, fontsize=SMALL_FONT if len(names) < 14 else 5.5)
-        axis.invert_yaxis()
+        axis.set_ylim(max(len(names), FEW_BARS) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
         axis.grid(axis="x", visible=True)
         if self.is_cut:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmbert_hf.alignment import Document, check_spans, read_window
+from mmbert_hf.alignment import Document, Window, check_spans, read_window
 from mmbert_hf.evaluation.finetuning.metrics import Entity, classification_scores, entities_of, entity_scores
 from mmbert_hf.evaluation.finetuning.training import (
     FinetuningSettings,
@@ -75,7 +75,7 @@ class TokenFeatures(NamedTuple):
 
     Attributes:
         encoded: Columns for the model: input_ids, attention_mask, labels: lists of the tokens of each window.
-        units: For each window and token the place of its unit among the units of its text, if it begins it; else None.
+        units: For each window and token the place of its unit among the units of its text; None for no unit.
         samples: Text of each window.
         spans: Characters of the units of each text.
     """
@@ -195,8 +195,12 @@ def encode_tagged_texts(
         if missing:
             raise ValueError(f"tags that the training set does not have: {', '.join(missing[:5])}")
         ids = [[label2id[tag] for tag in tags] for tags in tagged.tags]
-        labels = [label_words(window.words, ids[window.sample]) for window in windows]
-        units = [_first_tokens(window.words) for window in windows]
+        is_later = [place > 0 and samples[place - 1] == sample for place, sample in enumerate(samples)]
+        units = [
+            _whole_words(window, tagged.words[window.sample]) if later else window.words
+            for window, later in zip(windows, is_later, strict=True)
+        ]
+        labels = [label_words(own, ids[sample]) for own, sample in zip(units, samples, strict=True)]
         return TokenFeatures({**columns, "labels": labels}, units, samples, tagged.words)
     labels, units, spans = [], [], [[] for _ in tagged.texts]  # type: ignore[var-annotated]
     for window in windows:
@@ -336,9 +340,12 @@ def _classes(logits: Any) -> list[list[int]]:
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1).tolist()
 
 
-def _first_tokens(words: Sequence[int | None]) -> list[int | None]:
-    """Keep the word of a token only where the token before it is of another word."""
-    return [word if place == 0 or words[place - 1] != word else None for place, word in enumerate(words)]
+def _whole_words(window: Window, words: Sequence[Span]) -> list[int | None]:
+    """The word of each token, without the one that a window begins in the middle of: its beginning is in another."""
+    first = next((place for place, word in enumerate(window.words) if word is not None), None)
+    if first is None or window.spans[first][0] <= words[window.words[first]][0]:  # type: ignore[index]
+        return window.words
+    return [None if word == window.words[first] else word for word in window.words]
 
 
 def _read_words(rows: Dataset, tokens: str, column: str, names: Sequence[str] | None) -> TaggedTexts:
