@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmbert_hf.hub.names import check_folder_or_hub_name
@@ -56,7 +57,10 @@ def read_model_kind(name: str) -> ModelKind:
     check_folder_or_hub_name(name)
     modules, config = _read_json(name, "modules.json"), _read_json(name, "config.json")
     if modules is None and config is None:
-        raise FileNotFoundError(f"{name} has neither config.json nor modules.json: it is no model of transformers")
+        where = "" if Path(name).is_dir() else " on the Hub, or the Hub may not be asked (HF_HUB_OFFLINE)"
+        raise FileNotFoundError(
+            f"{name} has neither config.json nor modules.json{where}: it is no model of transformers"
+        )
     config = config or {}
     architectures = config.get("architectures") or [""]
     return ModelKind(name, modules is not None, architectures[0], config.get("model_type", ""))
@@ -132,7 +136,10 @@ def _read_json(name: str, file: str) -> Any:
     """A small file of a folder or of the Hub; None if the repository does not have it."""
     from transformers.utils import cached_file
 
-    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    try:
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:  # says in several lines what to do about tokens
+        raise OSError(f"{name} cannot be read: {str(error).strip().splitlines()[0]}") from error
     if path is None:
         return None
     with open(path, encoding="utf-8") as opened:
