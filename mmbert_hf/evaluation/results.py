@@ -228,7 +228,9 @@ class EvaluationResults:
         results = []
         for each in self.summaries():
             score = each.score
-            seeds = f", mean of {each.num_seeds} seeds" if each.num_seeds > 1 else ""
+            # the card is that of the encoder, the number that of its fine-tuned copies
+            seeds = ", fine-tuned" if any(own.seed is not None for own in self.scores) else ""
+            seeds += f", mean of {each.num_seeds} seeds" if each.num_seeds > 1 else ""
             config = "-".join(part for part in (score.config, score.language) if part)
             is_public = "/" in score.dataset or self.kind == "mteb"
             results.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,13 @@ def plot_results(results: EvaluationResults, path: str | Path) -> Path:
     for metric, summaries in list(groups.items())[:MOST_PANELS]:
         title = metric.replace("_", " ") + ("" if summaries[0].score.higher_is_better else " (less is better)")
         panels.append((title, _Bars(summaries)))
-    return draw_panels(panels, Path(path), "")
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.incomplete{path.suffix}")
+    try:
+        draw_panels(panels, unfinished, "").replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
 
 
 class _Bars:

@@ -68,7 +68,7 @@ def test_the_model_index_has_every_main_score_once():
     assert len(found) == len(FOUND.to_eval_results()) == 3
     own = found["own.jsonl fao", "f1"]
     assert (own.dataset_type, own.dataset_config, own.metric_value) == ("custom", "own.jsonl-fao", 0.6)
-    assert own.metric_name == "f1, mean of 2 seeds"
+    assert own.metric_name == "f1, fine-tuned, mean of 2 seeds"
     hub = found["unimelb-nlp/wikiann da dan", "f1"]
     assert (hub.dataset_type, hub.dataset_config, hub.dataset_split) == ("unimelb-nlp/wikiann", "da-dan", "test")
 

@@ -32,6 +32,7 @@ def test_bars_are_the_scores_the_best_first(tmp_path, drawn):
     ]
     path = plot_results(EvaluationResults("tagging", "tiny", scores), tmp_path / "new" / "results.png")
     assert path.stat().st_size > 1000
+    assert [each.name for each in path.parent.iterdir()] == ["results.png"]
     f1, loss = drawn[0].axes
     assert [round(bar.get_width(), 6) for bar in f1.patches] == [0.7, 0.5, 0.4]
     assert [label.get_text() for label in f1.get_yticklabels()] == ["own fao", "own isl", "own dan"]
