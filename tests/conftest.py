@@ -268,3 +268,46 @@ EMBEDDERS = ("bert", "mpnet", "xlm_roberta", "modernbert", "mmbert", "qwen3")
 def embedder(request):
     """Each of the families in turn."""
     return request.getfixturevalue(f"{request.param}_embedder")
+
+
+ENCODER_WORDS = ("free", "born", "equal", "dignity", "rights", "slavery")  # pieces of their own in the XLM-R below
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory, tokenizer):
+    """A tiny XLM-R with a tokenizer of its own, and a tiny mmBERT, in folders."""
+    import torch
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+    from mmbert_hf import MMBertConfig, MMBertModel
+
+    folder = tmp_path_factory.mktemp("models")
+    pieces = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *(f"\u2581{word}" for word in ENCODER_WORDS),
+        *"abcdefghijklmnopqrstuvwxyz\u2581",
+        "<mask>",
+    ]
+    backend = Tokenizer(Unigram([(piece, -float(place) / 10) for place, piece in enumerate(pieces)], unk_id=3))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>",
+             "unk_token": "<unk>", "mask_token": "<mask>"}  # fmt: skip
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder / "xlm-r")
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    XLMRobertaModel(
+        XLMRobertaConfig(vocab_size=len(pieces), **sizes, max_position_embeddings=70, type_vocab_size=1, pad_token_id=1)
+    ).save_pretrained(folder / "xlm-r")
+    MMBertModel(MMBertConfig(vocab_size=len(tokenizer), **sizes, initializer_range=0.05)).save_pretrained(
+        folder / "mmbert"
+    )
+    tokenizer.save_pretrained(folder / "mmbert")
+    return folder

@@ -3,7 +3,8 @@
     python classification.py --model FacebookAI/xlm-roberta-base --train train.jsonl --test test.jsonl --output_dir run
     python classification.py --model jhu-clsp/mmBERT-base        --train train.jsonl --test test.jsonl --output_dir run
 
-Rows have ``text`` and ``label``, in JSONL, CSV or parquet. All of TrainingArguments can be given.
+Rows have ``text`` and ``label``, in JSONL, CSV or parquet. All of TrainingArguments can be given. Without a script, with
+pairs of texts, values, several seeds and languages: `mmbert evaluate classification`.
 """
 
 from dataclasses import dataclass, field

@@ -3,14 +3,15 @@
     python question_answering.py --model FacebookAI/xlm-roberta-base --train t.jsonl --test d.jsonl --output_dir run
     python question_answering.py --model jhu-clsp/mmBERT-base        --train t.jsonl --test d.jsonl --output_dir run
 
-Rows have ``question``, ``context`` and ``answers`` with the lists ``text`` and ``answer_start`` (characters). mmBERT reads
-8,192 tokens at once, so ``--max_length 4096`` leaves few contexts in pieces.
+Rows have ``question``, ``context`` and ``answers`` with the lists ``text`` and ``answer_start`` (characters), or the file is a
+nested one of SQuAD. mmBERT reads 8,192 tokens at once, so ``--max_length 4096`` leaves few contexts in pieces. Windows and
+answers are made in `mmbert_hf.evaluation.finetuning`; `mmbert evaluate question-answering` does the same in one command,
+with several seeds and languages.
 """
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from datasets import load_dataset
+from datasets import Dataset
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -20,7 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from mmbert_hf.alignment import align_labels  # for any fast tokenizer
+from mmbert_hf.data.rows import load_rows
+from mmbert_hf.evaluation.finetuning import answer_scores, best_answers, encode_questions, read_questions
 
 
 @dataclass
@@ -37,64 +39,32 @@ class Arguments:
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Fine-tune and return the metrics of the test file."""
     args, training = HfArgumentParser([Arguments, TrainingArguments]).parse_args_into_dataclasses(argv)
-    kind = {"jsonl": "json"}.get(args.train.rpartition(".")[2], args.train.rpartition(".")[2])
-    data = load_dataset(kind, data_files={"train": args.train, "test": args.test})
+    train, test = (read_questions(load_rows(source)) for source in (args.train, args.test))
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-
-    def encode(rows):
-        encoding = tokenizer(
-            rows["question"],
-            rows["context"],
-            truncation="only_second",
-            max_length=args.max_length,
-            stride=args.max_length // 4,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        labels = align_labels(encoding, rows["context"], answers=rows["answers"], sequence=1)
-        offsets = [
-            [span if part == 1 else (-1, -1) for span, part in zip(spans, encoding.sequence_ids(row), strict=True)]
-            for row, spans in enumerate(encoding["offset_mapping"])
-        ]
-        sample = encoding["overflow_to_sample_mapping"]
-        return {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"], **labels,
-                "offsets": offsets, "sample": sample}  # fmt: skip
-
-    def encoded(name):
-        rows = data[name]
-        return rows.map(encode, batched=True, batch_size=len(rows), remove_columns=rows.column_names)
-
-    train, test = encoded("train"), encoded("test")
+    train_features, test_features = (
+        encode_questions(tokenizer, asked, max_length=args.max_length) for asked in (train, test)
+    )
     trainer = Trainer(
         AutoModelForQuestionAnswering.from_pretrained(args.model),
         training,
-        train_dataset=train.remove_columns(["offsets", "sample"]),
+        train_dataset=Dataset.from_dict(train_features.encoded),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
     )
     trainer.train()
     trainer.save_model()
-    starts, ends = trainer.predict(test.remove_columns(["offsets", "sample"])).predictions[:2]
-    answers = best_spans(starts, ends, test["offsets"], test["sample"], data["test"]["context"], args.longest_answer)
-    pairs = list(zip(answers, data["test"]["answers"], strict=True))
-    exact = float(np.mean([answer in wanted["text"] if wanted["text"] else not answer for answer, wanted in pairs]))
-    print(f"exact match {exact:.3f}")
-    return {"exact_match": exact}
-
-
-def best_spans(starts, ends, offsets, samples, contexts, longest: int) -> list[str]:
-    """The span with the largest sum of logits over all pieces of a context; "" where no token beats the first one."""
-    best = [(-np.inf, "")] * len(contexts)
-    for start, end, spans, sample in zip(starts, ends, offsets, samples, strict=True):
-        inside = [place for place, (first, _) in enumerate(spans) if first >= 0]
-        candidates = [(start[0] + end[0], "")]
-        for first in sorted(inside, key=lambda place: -start[place])[:20]:
-            for last in (place for place in inside if first <= place < first + longest):
-                candidates.append(
-                    (start[first] + end[last], contexts[sample][spans[first][0] : spans[last][1]].strip())
-                )
-        best[sample] = max(best[sample], max(candidates, key=lambda pair: pair[0]), key=lambda pair: pair[0])
-    return [text for _, text in best]
+    starts, ends = trainer.predict(Dataset.from_dict(test_features.encoded)).predictions[:2]
+    answers = best_answers(
+        starts,
+        ends,
+        test_features,
+        test.contexts,
+        longest=args.longest_answer,
+        allow_none=train.num_unanswerable > 0,
+    )
+    metrics = answer_scores(answers, [answer["text"] for answer in test.answers])
+    print(f"exact match {metrics['exact_match']:.3f}, F1 {metrics['f1']:.3f}")
+    return metrics
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
     python tagging.py --model FacebookAI/xlm-roberta-base --train train.jsonl --test test.jsonl --output_dir run
     python tagging.py --model jhu-clsp/mmBERT-base        --train train.jsonl --test test.jsonl --output_dir run
 
-Rows have ``tokens`` (words) and ``tags`` (one each), as WikiANN, CoNLL and Universal Dependencies have. Labels are placed by
-character offsets: `word_ids` of a Gemma tokenizer is no help on raw text.
+Rows have ``tokens`` (words) and ``tags`` (one each), as WikiANN, CoNLL and Universal Dependencies have; or ``text`` and
+``entities``. Labels are placed by character offsets, in `mmbert_hf.evaluation.finetuning`: `word_ids` of a Gemma tokenizer
+is no help on raw text. `mmbert evaluate tagging` does the same in one command, with several seeds and languages.
 """
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -20,9 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from mmbert_hf.alignment import align_labels  # for any fast tokenizer
-
-IGNORED = -100
+from mmbert_hf.evaluation.finetuning import encode_tagged_texts, read_tagged_texts  # for any fast tokenizer
+from mmbert_hf.evaluation.finetuning.tagging import check_tags, tagging_scores
 
 
 @dataclass
@@ -40,53 +39,29 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     args, training = HfArgumentParser([Arguments, TrainingArguments]).parse_args_into_dataclasses(argv)
     kind = {"jsonl": "json"}.get(args.train.rpartition(".")[2], args.train.rpartition(".")[2])
     data = load_dataset(kind, data_files={"train": args.train, "test": args.test})
-    names = sorted({tag for tags in data["train"]["tags"] for tag in tags})
-    label2id = {name: number for number, name in enumerate(names)}
+    train, test = read_tagged_texts(data["train"]), read_tagged_texts(data["test"])
+    check_tags(train, test)
+    label2id = {name: number for number, name in enumerate(train.names)}
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-
-    def encode(rows):
-        texts = [
-            " ".join(words) for words in rows["tokens"]
-        ]  # a raw text keeps the spaces that a Gemma tokenizer reads
-        encoding = tokenizer(texts, truncation=True, max_length=args.max_length)
-        spans = [
-            [(start, start + len(word), tag) for word, start, tag in zip(words, _starts(words), tags, strict=True)]
-            for words, tags in zip(rows["tokens"], rows["tags"], strict=True)
-        ]
-        return {**encoding, **align_labels(encoding, texts, spans=spans, label2id=label2id, outside=IGNORED)}
-
-    data = data.map(encode, batched=True, remove_columns=data["train"].column_names)
-    model = AutoModelForTokenClassification.from_pretrained(
-        args.model, num_labels=len(names), id2label=dict(enumerate(names)), label2id=label2id
+    train_features, test_features = (
+        encode_tagged_texts(tokenizer, tagged, label2id, max_length=args.max_length) for tagged in (train, test)
     )
-
-    def accuracy(prediction) -> dict[str, float]:
-        known = prediction.label_ids != IGNORED
-        return {"accuracy": float(np.mean(prediction.predictions.argmax(-1)[known] == prediction.label_ids[known]))}
-
+    model = AutoModelForTokenClassification.from_pretrained(
+        args.model, num_labels=len(label2id), id2label=dict(enumerate(train.names)), label2id=label2id
+    )
     trainer = Trainer(
         model,
         training,
-        train_dataset=data["train"],
-        eval_dataset=data["test"],
+        train_dataset=Dataset.from_dict(train_features.encoded),
         data_collator=DataCollatorForTokenClassification(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=accuracy,
     )
     trainer.train()
     trainer.save_model()
-    metrics = trainer.evaluate()
-    print(f"accuracy of words {metrics['eval_accuracy']:.3f}")
+    logits = trainer.predict(Dataset.from_dict(test_features.encoded)).predictions
+    metrics = tagging_scores(logits.argmax(-1), test_features, test, train.names)
+    print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
     return metrics
-
-
-def _starts(words: list[str]) -> list[int]:
-    """First character of each word where words are joined by blanks."""
-    starts, place = [], 0
-    for word in words:
-        starts.append(place)
-        place += len(word) + 1
-    return starts
 
 
 if __name__ == "__main__":

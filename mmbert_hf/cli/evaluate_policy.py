@@ -211,13 +211,13 @@ def read_problems(args: argparse.Namespace) -> list["Problem"]:
         FileNotFoundError: There is no such file.
         ValueError: The file, or a row of it, is not as it should be.
     """
+    from mmbert_hf.data.rows import FORMATS, load_rows
     from mmbert_hf.evaluation.samples import problems_from_rows
-    from mmbert_hf.pruning.triplets import FORMATS, load_triplets
 
     path = Path(args.data)
     if path.is_file() and (not path.name.lower().endswith(tuple(FORMATS)) or path.stat().st_size == 0):
         raise ValueError(f"{args.data!r} is no file of problems: it is empty, or no {', '.join(FORMATS)}")
-    rows = load_triplets(args.data)  # reads any columns
+    rows = load_rows(args.data)
     try:
         problems = problems_from_rows(rows, args.prompt_column, args.answer_column, args.id_column)
     except ValueError as error:

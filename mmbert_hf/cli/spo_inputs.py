@@ -219,8 +219,8 @@ def _load(source: str, **options: Any) -> Any:
 
 def _place(source: str) -> tuple[str, str | None]:
     """Path and files for `load_dataset`: the builder and the file, a folder, or the name on the Hub."""
+    from mmbert_hf.data.rows import FORMATS
     from mmbert_hf.data.sources import looks_like_hub
-    from mmbert_hf.pruning.triplets import FORMATS
 
     path = Path(source)
     builder = next((kind for suffix, (kind, _) in FORMATS.items() if path.name.lower().endswith(suffix)), None)

@@ -119,10 +119,9 @@ def masked_scores(
 ) -> dict[str, MaskedScore]:
     """Measure a masked language model on fixed masks.
 
-    Only the masked positions go through the vocabulary, so memory is bounded by them.
-
     Args:
-        model: A masked language model with `base_model`, `head` and `decoder` (MMBERT or ModernBERT).
+        model: A masked language model. Of those with `head` and `decoder` (MMBERT or ModernBERT), only the masked
+            positions go through the vocabulary; of others all do.
         masks: What to predict.
         tokens_per_batch: Rows are sorted by length and batched up to this many tokens, padding included.
         languages: Only these; all if None.
@@ -221,10 +220,14 @@ def _score_batch(model: Any, masks: FixedMasks, batch: list[Any], position: dict
         input_ids[number, : len(ids)], labels[number, : len(ids)] = ids, row_labels
         attention_mask[number, : len(ids)] = 1
     device = model.device
-    hidden = model.base_model(input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))[0]
+    inputs = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
     chosen = labels != IGNORE_INDEX
     targets = labels[chosen]
-    log_probabilities = model.decoder(model.head(hidden[chosen.to(device)])).float().log_softmax(-1).cpu()
+    if hasattr(model, "head") and hasattr(model, "decoder"):
+        logits = model.decoder(model.head(model.base_model(**inputs)[0][chosen.to(device)]))
+    else:
+        logits = model(**inputs).logits[chosen.to(device)]
+    log_probabilities = logits.float().log_softmax(-1).cpu()
     nats = -log_probabilities.gather(1, targets[:, None])[:, 0]
     right = log_probabilities.argmax(-1) == targets
     columns = torch.stack(

@@ -8,7 +8,8 @@
 Design decisions:
 
 - All that can be refused is refused before anything is sent: names, licences, languages, pickles, a missing token.
-- A card that is there is kept, and what is given is added to its metadata. Else one is rendered that says what is not known.
+- A card that is there is kept, and what is given is added to its metadata. Else one is rendered that says what is not known;
+  of a README.md that is metadata alone (`mmbert evaluate --add-to-card` makes such ones) it takes over the metadata.
 - Files on this machine are read and never changed. What has to be written goes to a temporary folder.
 - A licence that nobody gave is looked up on the parent's card on the Hub; where that does not say, the card says so.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, HfApi, ModelCard
+from huggingface_hub.utils import yaml_dump
 
 from mmbert_hf.hub.local_files import LocalFile, collect
 from mmbert_hf.hub.metadata import check_license, check_metadata, language_codes
@@ -222,9 +224,19 @@ def _license_of(api: HfApi, parent: str) -> Any:
 def _card_of(staged: Staged, repo_id: str, known: Mapping[str, Any]) -> ModelCard | DatasetCard:
     """The card that lies in the folder, else a new one."""
     path = staged.folder / CARD
-    if path.is_file():
-        card_class = DatasetCard if staged.kind == "tracker" else ModelCard
-        return card_class(path.read_text(encoding="utf-8"))
+    card_class = DatasetCard if staged.kind == "tracker" else ModelCard
+    there = card_class(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if there is None:
+        return _new_card(staged, repo_id, known)
+    if there.text.strip():
+        return there
+    card = _new_card(staged, repo_id, known)
+    both = {**card.data.to_dict(), **there.data.to_dict()}
+    card.content = f"---\n{yaml_dump(both, sort_keys=False)}---\n{card.text}"
+    return card
+
+
+def _new_card(staged: Staged, repo_id: str, known: Mapping[str, Any]) -> ModelCard | DatasetCard:
     base, license = known.get("base_model") or staged.base_model, known.get("license_name") or known.get("license")
     if staged.kind == "tracker":
         from mmbert_hf.model_cards.trackers import tracker_card

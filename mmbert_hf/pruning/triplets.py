@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import re
 import sys
 import warnings
 from collections import Counter
@@ -31,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmbert_hf.data.rows import load_rows
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
@@ -40,17 +41,6 @@ __all__ = ["Triplets", "add_hard_negatives", "check_different", "load_triplets",
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("anchor", "positive", "negative")
-# Suffix of a local file -> builder of `datasets` and its options. Without `keep_default_na` the words "NA", "null" and
-# "None" in a CSV file would be read as missing.
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".jsonl": ("json", {}),
-    ".jsonl.gz": ("json", {}),
-    ".jsonl.xz": ("json", {}),
-    ".json": ("json", {}),
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".parquet": ("parquet", {}),
-}
-HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*?)(?::([\w.-]+))?", re.ASCII)
 # What `add_hard_negatives` promises of its result rests on these.
 FIXED_OPTIONS = {"num_negatives": 1, "output_format": "triplet", "include_positives": False, "output_scores": False}
 
@@ -149,8 +139,8 @@ def load_triplets(source: str | Path) -> Dataset:
     """Load a data set from a file or from the Hub; `read_triplets` checks what is in it.
 
     Args:
-        source: A local file, .jsonl (also .jsonl.gz and .jsonl.xz), .json, .csv or .parquet, or the name of a data set
-            on the Hub, ``owner/name`` or ``owner/name:split``; the split is "train" if none is named.
+        source: A local file or the name of a data set on the Hub, as `mmbert_hf.data.rows.load_rows` takes them; the
+            split is "train" if none is named.
 
     Returns:
         The data set, with all its columns.
@@ -165,20 +155,7 @@ def load_triplets(source: str | Path) -> Dataset:
             ...
         FileNotFoundError: there is no file 'no-such-file.jsonl'; a data set on the Hub is owner/name or owner/name:split
     """
-    path, text = Path(source), str(source)
-    suffix = next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), None)
-    if path.is_dir():
-        raise ValueError(f"{text!r} is a folder: name a file in it ({', '.join(FORMATS)})")
-    hub_name = None if isinstance(source, Path) or suffix or path.exists() else HUB_NAME.fullmatch(text)
-    if hub_name:
-        from datasets import load_dataset
-
-        return load_dataset(hub_name[1], split=hub_name[2] or "train")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {text!r}; a data set on the Hub is owner/name or owner/name:split")
-    if suffix is None:
-        raise ValueError(f"{text!r} is no file of triplets: its name must end in {', '.join(FORMATS)}")
-    return _load_file(path, *FORMATS[suffix])
+    return load_rows(source, "triplets")
 
 
 def select_triplets(
@@ -304,20 +281,6 @@ class _WithoutProgressBars(io.TextIOBase):
         if not text.startswith("\r") and text != "\n":
             self.stream.write(text)
         return len(text)
-
-
-def _load_file(path: Path, builder: str, options: Mapping[str, Any]) -> Dataset:
-    """One local file as a data set."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    if path.stat().st_size == 0:
-        raise ValueError(f"{str(path)!r} is empty: expected one triplet a row")
-    try:
-        return load_dataset(builder, data_files=str(path), split="train", **options)
-    except (DatasetGenerationError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"{str(path)!r} cannot be read as {builder}: {cause}") from error
 
 
 def _read_columns(dataset: Any, columns: Sequence[str], name: str) -> dict[str, list[str]]:

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-import torch
 
 FOLDER = Path(__file__).parents[2] / "examples" / "finetuning"
 WORDS = ["free", "born", "equal", "dignity", "rights", "slavery"]
@@ -40,48 +39,9 @@ def rows(task, number, seed):
             yield {"anchor": words[0], "positive": " ".join([words[0]] * 3 + words[1:2])}
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory, tokenizer):
-    """A tiny XLM-R with a tokenizer of its own, and a tiny mmBERT, in folders."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
-    from tokenizers.models import Unigram
-    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
-
-    from mmbert_hf import MMBertConfig, MMBertModel
-
-    folder = tmp_path_factory.mktemp("models")
-    pieces = [
-        "<s>",
-        "<pad>",
-        "</s>",
-        "<unk>",
-        *(f"\u2581{word}" for word in WORDS),
-        *"abcdefghijklmnopqrstuvwxyz\u2581",
-        "<mask>",
-    ]
-    backend = Tokenizer(Unigram([(piece, -float(place) / 10) for place, piece in enumerate(pieces)], unk_id=3))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>",
-             "unk_token": "<unk>", "mask_token": "<mask>"}  # fmt: skip
-    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder / "xlm-r")
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    XLMRobertaModel(
-        XLMRobertaConfig(vocab_size=len(pieces), **sizes, max_position_embeddings=70, type_vocab_size=1, pad_token_id=1)
-    ).save_pretrained(folder / "xlm-r")
-    MMBertModel(MMBertConfig(vocab_size=len(tokenizer), **sizes, initializer_range=0.05)).save_pretrained(
-        folder / "mmbert"
-    )
-    tokenizer.save_pretrained(folder / "mmbert")
-    return folder
-
-
 @pytest.mark.parametrize("model", ["xlm-r", "mmbert"])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_same_script_for_both(models, tmp_path, task, model, capsys):
+def test_the_same_script_for_both(encoders, tmp_path, task, model, capsys):
     for name, number, seed in (("train", 256, 0), ("test", 40, 1)):
         lines = [json.dumps(row) for row in rows(task, number, seed)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
@@ -89,7 +49,7 @@ def test_the_same_script_for_both(models, tmp_path, task, model, capsys):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     arguments = {
-        "model": models / model, "train": tmp_path / "train.jsonl", "test": tmp_path / "test.jsonl", "max_length": 48,
+        "model": encoders / model, "train": tmp_path / "train.jsonl", "test": tmp_path / "test.jsonl", "max_length": 48,
         "output_dir": tmp_path / "run", "max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 3e-3,
         "report_to": "none", "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no",
         "dataloader_pin_memory": False, "seed": 1,

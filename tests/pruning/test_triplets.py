@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
+from mmbert_hf.data.rows import FORMATS
 from mmbert_hf.pruning import triplets
 from mmbert_hf.pruning.triplets import (
     add_hard_negatives,
@@ -146,7 +147,7 @@ def write(path):
 
 # datasets 4 leaves a CSV file open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("suffix", sorted(triplets.FORMATS))
+@pytest.mark.parametrize("suffix", sorted(FORMATS))
 @pytest.mark.parametrize("kind", [str, lambda path: path])
 def test_files_load_as_they_were_written(tmp_path, suffix, kind):
     path = tmp_path / f"own.set{suffix}"
