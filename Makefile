@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRANSFORMERS_4 := .transformers-4
 
-.PHONY: demo test check format test-lowest wheel clean
+.PHONY: demo test check docs format test-lowest wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmbert demo --output-dir demo
@@ -22,6 +22,10 @@ check: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p mmbert_hf
 	MYPYPATH=benchmarks $(BIN)/mypy --config-file pyproject.toml benchmarks/*.py
+
+# The pages and the API reference; -W makes every warning an error, --keep-going shows all of them.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -185,7 +185,7 @@ def align_labels(
         sequence: Which text of a pair the labels are for: 0 or 1.
 
     Returns:
-        `{"labels": ...}`, or for answers `{"start_positions": ..., "end_positions": ...}`, nested like the `input_ids`.
+        ``{"labels": ...}``, or for answers ``{"start_positions": ..., "end_positions": ...}``, nested like the ``input_ids``.
 
     Raises:
         ValueError: When the annotations do not fit the texts, or the encoding has not what is needed.

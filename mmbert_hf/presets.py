@@ -4,13 +4,15 @@ Sources: mmBERT (arXiv 2509.06888), section 3 and appendix, and the authors' rel
 two differ both are here: ``-paper`` has the paper's numbers; ``-released`` has pre-training as long as the released
 per-language table adds up to, and base its released mask ratio of 0.25. ``tiny`` is the same recipe for a laptop.
 
-| preset's difference | base | small |
-|---|---|---|
-| learning rate in extension and decay | 8e-4 | 4e-4 |
-| weight decay in extension and decay | 8e-5 | 4e-5 |
-| learning-rate warm-up | 3B tokens | 4B tokens |
-| batch-size warm-up | 60B tokens | 100B tokens |
-| decay | 1-sqrt to 2 % | linear to 4 % |
+====================================  ==============  ===============
+preset's difference                   base            small
+====================================  ==============  ===============
+learning rate in extension and decay  8e-4            4e-4
+weight decay in extension and decay   8e-5            4e-5
+learning-rate warm-up                 3B tokens       4B tokens
+batch-size warm-up                    60B tokens      100B tokens
+decay                                 1-sqrt to 2 %   linear to 4 %
+====================================  ==============  ===============
 """
 
 import difflib

@@ -56,7 +56,7 @@ def test_metadata_declares_what_is_needed(wheel):
     metadata = Parser().parsestr(wheel.read(name).decode())
     required = {line.split(";")[0].split(">")[0].split("<")[0].strip() for line in metadata.get_all("Requires-Dist")}
     assert {"transformers", "torch", "datasets", "huggingface-hub", "peft", "accelerate", "trl"} <= required
-    extras = {"all", "corpus", "demo", "dev", "evaluate", "flash", "plots", "reasoning"}
+    extras = {"all", "completion", "corpus", "demo", "dev", "docs", "evaluate", "flash", "plots", "reasoning"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert metadata["License"] == "Apache-2.0"
     entry_points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))

@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, floa
     losses = {"pretrain": train(model, tokenizer, "pretrain", OLD, folder)}
     losses["decay"] = train(model, tokenizer, "decay", [*OLD, ADDED], folder)
     for phase, by_language in losses.items():
-        print(phase, *(f"{code} {before:.2f} -> {after:.2f}" for code, (before, after) in by_language.items()), sep="  ")
+        print(
+            phase, *(f"{code} {before:.2f} -> {after:.2f}" for code, (before, after) in by_language.items()), sep="  "
+        )
 
     export_modernbert(model, folder / "encoder", tokenizer=tokenizer, overwrite=True)  # for plain transformers
     loaded = AutoModel.from_pretrained(folder / "encoder")

@@ -1,4 +1,4 @@
-"""The language table: which languages a run has, where their documents are, and in which phase each enters.
+"""The language table: which languages a run has, where their documents are, and in which phase each enters::
 
     # languages by the phase that they enter in
     languages:
