@@ -32,7 +32,7 @@ RECIPE = Recipe(
         Phase("pretrain", 0.7, OLD, 0.7, 0.30, 128, 10_000.0, 3e-3, Trapezoid(warmup=0.1)),
         Phase("decay", 0.3, None, 0.3, 0.15, 128, 160_000.0, 2e-3, Trapezoid(warmup=0.1, decay=0.9, final=0.02)),
     ],
-    total_tokens=200_000,
+    total_tokens=140_000,
 )
 
 
@@ -44,7 +44,7 @@ def train(model: MMBertForMaskedLM, tokenizer: MMBertTokenizer, phase: str, lang
     args = MLMConfig(
         str(folder / phase),
         per_device_train_batch_size=8,
-        max_repeats=None,  # so little text is read some twenty times
+        max_repeats=None,  # so little text is read some ten times
         save_strategy="no",
         logging_strategy="no",
         report_to="none",

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> tuple[float, float, SPOTrainer]:
     tokenizer, dataset = arithmetic_tokenizer(MODULUS), arithmetic_examples(MODULUS)  # columns prompt, answer
     args = SPOConfig(
         str(folder / "spo"),
-        max_steps=150,
+        max_steps=120,
         per_device_train_batch_size=128,  # prompts a step, each answered once
         per_device_eval_batch_size=len(dataset),
         learning_rate=3e-4,

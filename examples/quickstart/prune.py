@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> dict:
     domain, general = (load_wordnet_triplets(name) for name in ("living", "general"))
     texts = [text for rows in (domain, general) for name in ("anchor", "positive") for text in rows[name]]
     config = GAPruneConfig(granularity="ffn,vocabulary", ffn_width=768, num_triplets=None)
-    pruner = GAPruner(model, domain.select(range(64)), general.select(range(64)), config)
+    pruner = GAPruner(model, domain.select(range(40)), general.select(range(40)), config)
     pruned = pruner.prune(vocabulary_texts=texts)  # scores first: one pass over both sets
     # A copy of the dense model is given the same steps first. It is the teacher, and the control of what steps alone do.
-    pruned.retrain(domain, steps=6, batch_size=16, teacher="trained", use_cpu=True)
+    pruned.retrain(domain, steps=5, batch_size=16, teacher="trained", use_cpu=True)
 
-    measured = pruned.measure(queries_and_documents("living", 150), queries_and_documents("general", 150))
+    measured = pruned.measure(queries_and_documents("living", 120), queries_and_documents("general", 120))
     for name in measured["models"]:
         size = measured["footprint"][name]["weight_bytes"] / 1e6
         quality = {where: measured["quality"][where]["ndcg_at_10"][name] for where in ("domain", "general")}

@@ -107,7 +107,7 @@ class LoopbackHub:
 
     @property
     def endpoint(self) -> str:
-        """The URL of the hub, `http://127.0.0.1:PORT`."""
+        """The URL of the hub, ``http://127.0.0.1:PORT``."""
         return f"http://{HOST}:{self._running().server_port}"
 
     @property

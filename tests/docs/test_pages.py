@@ -132,7 +132,7 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys):
         assert "MMBertModel torch.Size([1, " in printed
         dense, pruned = names["pruned"].report.num_parameters
         assert pruned < 0.7 * dense
-        assert names["trainer"].evaluate()["eval_reward"] > names["before"] + 0.2
+        assert names["trainer"].evaluate()["eval_reward"] > names["before"] + 0.05
         assert {"README.md", "model.safetensors"} <= {path.name for path in Path("smaller").iterdir()}
         assert "you/smaller" in printed
     if page.stem == "add-a-language":

@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,8 @@ def test_the_documentation_builds_without_warnings(built):
 
 @pytest.mark.slow
 def test_every_public_name_is_in_the_reference(built):
-    from sphinx.util.inventory import InventoryFile
-
-    with (built / "objects.inv").open("rb") as stream:
-        inventory = InventoryFile.load(stream, "", lambda base, path: path)
-    names = {name for kind, entries in inventory.data.items() if kind.startswith("py:") for name in entries}
+    inventory = zlib.decompress((built / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
+    names = {line.split(" ", 1)[0] for line in inventory.splitlines() if " py:" in line}
     top = importlib.import_module("mmbert_hf")
     found = 0
     for package in packages():

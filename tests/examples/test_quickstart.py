@@ -58,7 +58,7 @@ def test_prune(run, capsys):
 def test_policy(run, capsys):
     before, after, trainer = run("policy")
     assert after > before + 0.05
-    assert (len(trainer.tracker), trainer.tracker.visits.sum()) == (23 * 23, 150 * 128)
+    assert (len(trainer.tracker), trainer.tracker.visits.sum()) == (23 * 23, 120 * 128)
     printed = capsys.readouterr().out
     assert f"{before:.3f} -> {after:.3f}" in printed
     assert "hardest" in printed
