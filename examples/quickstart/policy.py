@@ -48,13 +48,13 @@ def main(argv: list[str] | None = None) -> tuple[float, float, SPOTrainer]:
     tokenizer, dataset = arithmetic_tokenizer(MODULUS), arithmetic_examples(MODULUS)  # columns prompt, answer
     args = SPOConfig(
         str(folder / "spo"),
-        max_steps=120,
+        max_steps=100,
         per_device_train_batch_size=128,  # prompts a step, each answered once
         per_device_eval_batch_size=len(dataset),
         learning_rate=3e-4,
         lr_scheduler_type="constant",
         max_completion_length=1,
-        logging_steps=30,
+        logging_steps=20,
         save_strategy="no",
         report_to="none",
         use_cpu=True,

@@ -38,9 +38,10 @@ def main(argv: list[str] | None = None) -> dict:
     pruner = GAPruner(model, domain.select(range(40)), general.select(range(40)), config)
     pruned = pruner.prune(vocabulary_texts=texts)  # scores first: one pass over both sets
     # A copy of the dense model is given the same steps first. It is the teacher, and the control of what steps alone do.
-    pruned.retrain(domain, steps=5, batch_size=16, teacher="trained", use_cpu=True)
+    pruned.retrain(domain, steps=4, batch_size=16, teacher="trained", use_cpu=True)
 
-    measured = pruned.measure(queries_and_documents("living", 120), queries_and_documents("general", 120))
+    tests = [queries_and_documents(name, 100) for name in ("living", "general")]
+    measured = pruned.measure(*tests, latency_texts=tests[0].documents[:20])
     for name in measured["models"]:
         size = measured["footprint"][name]["weight_bytes"] / 1e6
         quality = {where: measured["quality"][where]["ndcg_at_10"][name] for where in ("domain", "general")}

@@ -58,7 +58,7 @@ def test_prune(run, capsys):
 def test_policy(run, capsys):
     before, after, trainer = run("policy")
     assert after > before + 0.05
-    assert (len(trainer.tracker), trainer.tracker.visits.sum()) == (23 * 23, 120 * 128)
+    assert (len(trainer.tracker), trainer.tracker.visits.sum()) == (23 * 23, 100 * 128)
     printed = capsys.readouterr().out
     assert f"{before:.3f} -> {after:.3f}" in printed
     assert "hardest" in printed
