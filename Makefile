@@ -30,6 +30,7 @@ docs: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python tools/equation_lines.py
 
 # The same suite on the oldest supported versions, in an environment of its own.
 test-lowest:

@@ -81,14 +81,15 @@ def shorter_signatures(
     return None
 
 
-def without_folders(app: Any, docname: str, source: list[str]) -> None:
-    """Show a link to a folder as text: a folder is a page on a git host and nothing in a build."""
+def links_of_a_git_host(app: Any, docname: str, source: list[str]) -> None:
+    """Show a link to a folder as text, and to a line as one to the file: a build has neither folders nor lines."""
     folder = (ROOT / docname).parent
 
     def plain(link: re.Match[str]) -> str:
         return f"`{link[1].strip('`')}`" if (folder / link[2]).is_dir() else link[0]
 
     source[0] = re.sub(r"\[([^]]+)\]\(([^)#:]+)\)", plain, source[0])
+    source[0] = re.sub(r"(\[`\w+`)(\]\([^)#:]+)#L(\d+)\)", r"\1\2) (line \3)", source[0])
 
 
 def setup(app: Any) -> None:
@@ -96,4 +97,4 @@ def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", without_what_is_elsewhere)
     app.connect("autodoc-process-docstring", shorter_docstrings)
     app.connect("autodoc-process-signature", shorter_signatures)
-    app.connect("source-read", without_folders)
+    app.connect("source-read", links_of_a_git_host)

@@ -1,5 +1,6 @@
 """The examples of the README and of docs/, run in the order in which they stand; pages that are marked, by tests/docs."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -38,13 +39,15 @@ def test_the_stock_trainer_call_is_ten_lines_that_anneal():
     assert len(statements) <= 10
 
 
-def test_functions_that_papers_md_names_are_there():
-    rows = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "docs" / "papers.md").read_text(), re.MULTILINE)
-    source, found = "", 0
-    for part in (part for where in rows for part in where.split(";")):
-        file = re.search(r"\]\(\.\./([^)]+)\)", part)
-        source = (ROOT / file[1]).read_text() if file else source  # "the same": of the part before
-        for name in re.findall(r"`(\w+)`", part):
-            assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), (name, part)
-            found += 1
-    assert found >= 40
+def test_papers_md_names_functions_by_their_lines():
+    specification = importlib.util.spec_from_file_location("equation_lines", ROOT / "tools" / "equation_lines.py")
+    tool = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tool)
+    page = (ROOT / "docs" / "papers.md").read_text()
+    assert tool.with_lines(page) == page, "lines have moved: python tools/equation_lines.py"
+    links = re.findall(r"\[`(\w+)`\]\(\.\./([^)#]+)#L(\d+)\)", page)
+    assert len(links) >= 40
+    for name, file, line in links:
+        assert re.match(rf"(def|class) {name}\b", (ROOT / file).read_text().splitlines()[int(line) - 1]), name
+    with pytest.raises(ValueError, match="no function or class 'temperate'"):
+        tool.with_lines(page.replace("`temper`", "`temperate`"))
