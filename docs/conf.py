@@ -4,7 +4,7 @@ Design decisions:
 
 - The source folder is the root of the repository, so that a relative link to another page or to a file is the same link here
   and on a git host. A link to a file that is no page becomes a download of it.
-- Every object is documented once: under `mmbert_hf` if it is public there, else under its package or module.
+- Every object is documented once, under the outermost package in which it is public.
 - What is public is said by `__all__`; pages under docs/api/ name packages, and only the names at the top one by one.
 """
 
