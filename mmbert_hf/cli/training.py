@@ -163,7 +163,7 @@ def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
     def fail(message: str) -> NoReturn:
         raise ValueError(f"{message} ({parser.usage})")
 
-    parser.error = fail  # type: ignore[method-assign]
+    parser.error = fail
     config, unknown = parser.parse_args_into_dataclasses(
         [*words, *args.training_arguments], return_remaining_strings=True
     )
