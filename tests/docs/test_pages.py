@@ -160,6 +160,16 @@ def test_what_is_not_run_is_read(page):
                     parse_command(words)
 
 
+@pytest.mark.parametrize("page", EVERYWHERE, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_indented_commands_are_read(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in re.findall(r"^ {4}(mmbert .*)$", text.replace("\\\n", " "), re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        is_example = words[1].endswith(":") or {"KIND", "VERB"} & {*words}  # what an error looks like, what a form is
+        if not is_example and "--config" not in words:
+            parse_verb(words[1:])
+
+
 @pytest.mark.parametrize(
     "command",
     [
