@@ -246,6 +246,9 @@ def _our_class(model: PreTrainedModel) -> type[MMBertPreTrainedModel]:
 
 def _load(source: str | Path) -> MMBertPreTrainedModel:
     """Load a folder or Hub name of either model type as the class that its configuration names."""
+    found = MMBertConfig.get_config_dict(source)[0].get("model_type")
+    if found not in ("mmbert", "modernbert"):
+        raise ValueError(f"{source} is a model of type {found!r}; it must be mmbert or modernbert")
     config = MMBertConfig.from_pretrained(source)
     names = {cls.__name__: ours for ours, native in MODERNBERT_CLASSES.items() for cls in (ours, native)}
     architectures = config.architectures or []

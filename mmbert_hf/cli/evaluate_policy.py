@@ -184,9 +184,9 @@ def _sample(args: argparse.Namespace, settings: "SamplingSettings", checker: Any
     for problem in problems:
         checker.reference(problem.answer)
     if args.backend == "vllm":
-        from transformers import AutoTokenizer
+        from mmbert_hf.hub.fetching import load_tokenizer
 
-        model, tokenizer = args.model, AutoTokenizer.from_pretrained(args.model)
+        model, tokenizer = args.model, load_tokenizer(args.model)
     else:
         model, tokenizer = load_policy(args.model, args.dtype)
     return sample_policy(

@@ -234,12 +234,13 @@ def _embedding_function(kind: ModelKind, args: argparse.Namespace) -> Any:
         model = load_embedder(kind, max_length=args.max_length)
         return lambda texts: model.encode(list(texts), batch_size=args.batch_size, show_progress_bar=False)
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     from mmbert_hf.evaluation.bitext import embed_texts
     from mmbert_hf.evaluation.finetuning.training import longest_input
+    from mmbert_hf.hub.fetching import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(kind.name)
+    tokenizer = load_tokenizer(kind.name)
     longest = min(args.max_length or 512, longest_input(kind.name, tokenizer))
     with without_load_report():
         encoder = AutoModel.from_pretrained(kind.name).to("cuda" if torch.cuda.is_available() else "cpu")

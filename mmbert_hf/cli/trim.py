@@ -86,13 +86,13 @@ def _load(name: str) -> tuple[Any, Any]:
     """An embedder and None; a model and its tokenizer; or None and a tokenizer."""
     import transformers
 
-    from mmbert_hf.pruning.publishing import fetch_file
+    from mmbert_hf.hub.fetching import fetch_file, load_tokenizer
 
     if fetch_file(name, "modules.json") is not None:
         from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(name, device="cpu"), None
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    tokenizer = load_tokenizer(name)
     if fetch_file(name, "config.json") is None:
         return None, tokenizer
     architectures = transformers.AutoConfig.from_pretrained(name).architectures or [""]

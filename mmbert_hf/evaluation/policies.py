@@ -208,10 +208,12 @@ def load_policy(name: str, dtype: str = "auto") -> tuple[Any, Any]:
         ValueError: It is no causal language model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from mmbert_hf.hub.fetching import load_tokenizer
 
     model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), AutoTokenizer.from_pretrained(name)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), load_tokenizer(name)
 
 
 def check_backend(backend: str) -> None:

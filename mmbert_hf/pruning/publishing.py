@@ -1,11 +1,10 @@
-"""What surrounds a pruned model in public: the card, the report without local paths, the files fetched back.
+"""What surrounds a pruned model in public: the card, and the report without local paths.
 
 Paths of this computer are not published: the report names a parent that is on the Hub, or none.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.hub.names import public_name
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["fetch_file", "published_report", "render_card"]
+__all__ = ["published_report", "render_card"]
 
 
 def published_report(report: PruningReport) -> PruningReport:
@@ -53,32 +52,3 @@ def render_card(
     if "license" in chosen:
         known = {name: value for name, value in known.items() if not name.startswith("license")}
     return pruned_embedder_card(repo_id, report, **{**known, **chosen})
-
-
-def fetch_file(folder_or_name: str, file: str, revision: str | None = None, token: str | None = None) -> Path | None:
-    """The path of one file of a model, downloaded if need be.
-
-    Args:
-        folder_or_name: A folder, or ``owner/name``.
-        file: Its name in there.
-        revision: Branch, tag or commit on the Hub.
-        token: Of the Hub.
-
-    Returns:
-        The path; None if the model has no such file.
-
-    Raises:
-        OSError: The Hub has no such model, or cannot be reached.
-    """
-    if Path(folder_or_name).is_dir():
-        path = Path(folder_or_name, file)
-        return path if path.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(folder_or_name, file, revision=revision, token=token))
-    except LocalEntryNotFoundError:  # a subclass of the next one: no connection
-        raise
-    except EntryNotFoundError:
-        return None

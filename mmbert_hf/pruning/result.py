@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmbert_hf.evaluation.retrieval import RetrievalSet
+from mmbert_hf.hub.fetching import fetch_file
 from mmbert_hf.output_folders import output_folder
 from mmbert_hf.pruning.int8 import FILE as INT8_FILE
 from mmbert_hf.pruning.int8 import check_packages, export_int8
 from mmbert_hf.pruning.masks import PruningMask
 from mmbert_hf.pruning.measuring import measure_models
-from mmbert_hf.pruning.publishing import fetch_file, published_report, render_card
+from mmbert_hf.pruning.publishing import published_report, render_card
 from mmbert_hf.pruning.report import REPORT_FILE, PruningReport, weights_fingerprint
 from mmbert_hf.pruning.saving import save_embedder
 

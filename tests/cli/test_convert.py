@@ -27,9 +27,14 @@ def test_what_cannot_be_converted(folder, tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
     assert main(["convert", str(folder), "--output-dir", str(folder)]) == 2
     assert "is not empty" in capsys.readouterr().err
-    bert = tmp_path / "bert"
-    bert.mkdir()
-    (bert / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
-    assert main(["convert", str(bert), "--output-dir", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith("mmbert convert: ")
+
+
+def test_a_model_of_another_kind_is_one_sentence(tmp_path, capsys):
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=50, **sizes)).save_pretrained(tmp_path / "bert")
+    assert main(["convert", str(tmp_path / "bert"), "--output-dir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "is a model of type 'bert'; it must be mmbert or modernbert" in error.splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -4,9 +4,10 @@ import doctest
 
 import torch
 
+from mmbert_hf.hub.fetching import fetch_file
 from mmbert_hf.pruning import PruningReport, publishing, result
 from mmbert_hf.pruning.masks import PruningMask
-from mmbert_hf.pruning.publishing import fetch_file, published_report
+from mmbert_hf.pruning.publishing import published_report
 
 
 def test_docstring_examples():

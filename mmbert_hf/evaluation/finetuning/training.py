@@ -20,6 +20,7 @@ import numpy as np
 
 from mmbert_hf.evaluation.model_kinds import without_load_report
 from mmbert_hf.evaluation.results import Score, SetName
+from mmbert_hf.hub import fetching
 
 __all__ = ["FinetuningSettings", "fine_tune", "load_tokenizer", "longest_input", "scores_of_seeds"]
 
@@ -83,11 +84,9 @@ def load_tokenizer(model: str, max_length: int) -> Any:
         The tokenizer.
 
     Raises:
-        ValueError: It knows no character offsets, or the model has fewer positions than that.
+        ValueError: There is none, it knows no character offsets, or the model has fewer positions than that.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = fetching.load_tokenizer(model)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {model} ({type(tokenizer).__name__}) is no fast one: it knows no offsets")
     longest = longest_input(model, tokenizer)
