@@ -311,3 +311,24 @@ def encoders(tmp_path_factory, tokenizer):
     )
     tokenizer.save_pretrained(folder / "mmbert")
     return folder
+
+
+@pytest.fixture
+def process_as_it_was():
+    """Verbs set up logging and progress bars for their process; called in a test's, they must not leave that behind."""
+    import logging
+
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(), logging.getLogger("mmbert_hf")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    had_bars = datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+    if not had_bars[0]:
+        datasets.enable_progress_bars()
+    if had_bars[1]:
+        transformers_logging.enable_progress_bar()

@@ -5,6 +5,8 @@ import pytest
 
 from mmbert_hf.cli import main
 
+pytestmark = pytest.mark.usefixtures("process_as_it_was")
+
 
 def test_help_needs_nothing_heavy():
     code = (

@@ -1,26 +1,12 @@
-"""Verbs set up logging and progress bars for their process; called in a test's, they must not leave that behind."""
+"""What tests of verbs share."""
 
-import logging
-
-import datasets
 import pytest
 import torch
-from transformers.utils import logging as transformers_logging
 
 
 @pytest.fixture(autouse=True)
-def process_as_it_was():
-    loggers = [logging.getLogger(), logging.getLogger("mmbert_hf")]
-    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-    had_bars = datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
-    yield
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
-    if not had_bars[0]:
-        datasets.enable_progress_bars()
-    if had_bars[1]:
-        transformers_logging.enable_progress_bar()
+def alone(process_as_it_was):
+    """Verbs are called in the process of the tests."""
 
 
 @pytest.fixture

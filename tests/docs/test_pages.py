@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = "<!-- The blocks of this page are run by the tests in order, on their own. -->"
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if MARK in page.read_text()]
 EVERYWHERE = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
-LAUNCHERS = ("torchrun", "accelerate")
+pytestmark = pytest.mark.usefixtures("process_as_it_was")
 
 
 def blocks_of(page, language):

@@ -17,7 +17,10 @@ FOLDER = ROOT / "examples" / "spo"
 FILES = sorted(FOLDER.glob("*.yaml"))
 WITHOUT_GPU = ["--use_cpu", "true", "--bf16", "false"]
 # transformers 5.23 warns of what TRL 1.16 itself sets and reads
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning"),
+    pytest.mark.usefixtures("process_as_it_was"),
+]
 
 
 def commands_of(path):
