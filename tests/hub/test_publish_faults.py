@@ -142,7 +142,7 @@ def test_what_huggingface_hub_sleeps_is_counted(hub, source, waits):
     with pytest.raises(ConnectionError, match=r"\(429\)"):
         publish(hub, source, "commit", max_wait_seconds=100)
     assert sum(waits) <= 2 * (40 + 1)
-    assert max(waits) == 41
+    assert max(waits) <= 41  # an older huggingface_hub sleeps for less than it is asked to
 
 
 def test_what_fails_for_ever_is_asked_less_and_less(hub, source, waits):
