@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmbert_hf.trainers.cards import card_languages, encoder_facts
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.mlm import MLMTrainer, make_plan
 from mmbert_hf.trainers.mlm_config import MLMConfig
@@ -336,6 +337,13 @@ def _write_record(folder: Path, trainer: MLMTrainer, losses: dict[str, Any]) -> 
         "repeats": mixture.repeats(),
         "losses": losses,
     }
+    if "after" in losses:  # what `mmbert publish` renders a card from
+        before, after = losses["before"], losses["after"]  # the log of the trainer begins anew with its training
+        record["card"] = {
+            **encoder_facts(trainer),
+            "heldout_languages": {code: [before[code], loss] for code, loss in after.items() if code in before},
+            "languages": card_languages(mixture.languages),
+        }
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{RUN_FILE}.part"
     unfinished.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")

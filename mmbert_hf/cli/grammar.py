@@ -35,9 +35,12 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._places: dict[str, str] = {}
+        self._given: list[str] = []
 
     def error(self, message: str) -> NoReturn:
         """Leave with one sentence, and status 2."""
+        if message.startswith("the following arguments are required") and (wrong := self._unknown_options()):
+            message = f"there is no option {wrong[0]!r}{nearest(wrong[0], self._option_string_actions)}; and {message}"
         named = [f"{flag} is set in {place}" for flag, place in self._places.items() if f"argument {flag}" in message]
         also = f" ({'; '.join(named)})" if named else ""
         print(f"{self.prog}: {message}{also} (see {self.prog} --help)", file=sys.stderr)
@@ -45,7 +48,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, behind what ``--config`` says."""
-        words = list(sys.argv[1:] if args is None else args)
+        words = self._given = list(sys.argv[1:] if args is None else args)
         more: list[str] = []
         if self.reads_config:
             try:
@@ -58,10 +61,19 @@ class VerbParser(argparse.ArgumentParser):
             ]  # the last of `first` takes no more words, so what follows is not read as its value
         parsed, rest = super().parse_known_args(words, namespace)
         unknown = [word for word in rest if word.startswith("-")] or rest
+        if self.passes_on:
+            parsed.places, parsed.own_options = self._places, [*self._option_string_actions]
         if unknown and not self.passes_on and self._subparsers is None:
             name = unknown[0].split("=")[0]
             self.error(f"there is no option {' '.join(rest)!r}{nearest(name, self._option_string_actions)}")
         return parsed, [*more, *rest]
+
+    def _unknown_options(self) -> list[str]:
+        """Options among the words that there are none of, also not for a trainer."""
+        if self.passes_on or self._subparsers is not None:
+            return []
+        given = [word.partition("=")[0] for word in self._given if word.startswith("--") and len(word) > 2]
+        return [word for word in given if not any(flag.startswith(word) for flag in self._option_string_actions)]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -80,6 +92,7 @@ class VerbParser(argparse.ArgumentParser):
             action = self._named(name)
             if action is None and self.passes_on:
                 more += _flag(name, value, place)
+                self._places[f"--{name}"] = place
             elif action is None or name in ("config", "help"):
                 names = [each.dest for each in self._actions if each.dest not in ("config", "help")]
                 raise ValueError(f"{place}there is no option {key!r}{nearest(name, names)}")

@@ -8,6 +8,7 @@ Design decisions:
 """
 
 import argparse
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, tell
 from mmbert_hf.cli.prune_data import check_sources, read_data
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from mmbert_hf.pruning.config import GAPruneConfig
@@ -42,7 +45,12 @@ def add_parser(verbs: Any) -> None:
         "data: .jsonl, .json, .csv, .parquet, or a data set on the Hub as owner/name:split"
     )
     data.add_argument("--domain", required=True, metavar="TRIPLETS", help="triplets of the domain")
-    data.add_argument("--general", required=True, metavar="TRIPLETS", help="triplets of everything else")
+    data.add_argument(
+        "--general",
+        required=True,
+        metavar="TRIPLETS",
+        help="triplets of everything else: to measure on, and for methods that score with them",
+    )
     data.add_argument("--mine-negatives", action="store_true", help="find a hard negative for sets that have none")
     data.add_argument(
         "--vocabulary-texts",
@@ -85,7 +93,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--push-to-hub", metavar="NAME", help="publish as owner/name, or as a name of your own")
     output.add_argument("--private", action="store_true", help="make the repository on the Hub private")
     output.add_argument("--license", help="for the card (default: that of MODEL's card, else left open)")
-    output.add_argument("--base-model", metavar="NAME", help="for the card (default: MODEL, if it is on the Hub)")
+    output.add_argument(
+        "--base-model",
+        metavar="NAME",
+        help="for the card: the parent on the Hub, where MODEL is a copy of it in a folder (default: MODEL, if it is on the Hub)",
+    )
 
 
 def _add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +154,11 @@ def run(args: argparse.Namespace) -> int:
         if "negative" not in sets[name].column_names:
             sets[name] = add_hard_negatives(sets[name], model)
     pruner = GAPruner(model, sets["domain"], sets["general"], config)
+    if not {"ffn", "layer", "vocabulary"} & {*config.granularities}:
+        logger.info(
+            "granularity %s makes zeros: the model gets neither smaller nor faster; ffn, layer and vocabulary do",
+            config.granularity,
+        )
     if args.dry_run:
         _tell_plan(args, config, sets, tests)
         return 0

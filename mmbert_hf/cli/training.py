@@ -168,8 +168,8 @@ def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
         [*words, *args.training_arguments], return_remaining_strings=True
     )
     if unknown:
-        near = nearest(unknown[0].split("=")[0], parser._option_string_actions)
-        raise ValueError(
-            f"unknown arguments: {' '.join(unknown)}{near or f'; mmbert {args.verb} --help-all names all'}"
-        )
+        name = unknown[0].split("=")[0]
+        near = nearest(name, [*args.own_options, *parser._option_string_actions])
+        where = args.places.get(name, "")
+        raise ValueError(f"{where}there is no option {name!r}{near or f'; mmbert {args.verb} --help-all names all'}")
     return config

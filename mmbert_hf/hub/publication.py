@@ -14,6 +14,8 @@ Design decisions:
 - A licence that nobody gave is looked up on the parent's card on the Hub; where that does not say, the card says so.
 """
 
+import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -156,6 +158,8 @@ def publish(
     codes = language_codes(languages)
     if base_model is not None:
         check_repo_id(base_model)
+    if isinstance(source, str | Path) and not Path(source).expanduser().exists():
+        raise FileNotFoundError(f"there is no folder {source}")
     api = HfApi(endpoint=endpoint, token=token)
     retries = Retries(max_wait_seconds)
     if not dry_run:
@@ -172,7 +176,8 @@ def publish(
         known = {name: value for name, value in given.items() if value is not None}
         if "license" not in known and not dry_run and (parent := base_model or staged.base_model) is not None:
             known |= {"license": found} if (found := _license_of(api, parent)) else {}
-        rendered = _with_metadata(card or _card_of(staged, repo_id, known), staged, known, given, tags)
+        rendered = card or _card_of(staged, repo_id, known, _recorded(source))
+        rendered = _with_metadata(rendered, staged, known, given, tags)
         rendered.text += _pictures(rendered.text, [name for name in files if name.startswith("plots/")])
         check_metadata(rendered)
         rendered.save(Path(scratch, CARD))
@@ -221,22 +226,48 @@ def _license_of(api: HfApi, parent: str) -> Any:
     return None if data is None else data.get("license")
 
 
-def _card_of(staged: Staged, repo_id: str, known: Mapping[str, Any]) -> ModelCard | DatasetCard:
+def _recorded(source: Any) -> dict[str, Any]:
+    """What `mmbert pretrain` and its like wrote down for the card, in the folder that they made."""
+    path = Path(source, "run.json") if isinstance(source, str | Path) else None
+    if path is None or not path.is_file():
+        return {}
+    facts = json.loads(path.read_text(encoding="utf-8")).get("card", {})
+    return facts if isinstance(facts, dict) else {}
+
+
+def _as_published(card: ModelCard, repo_id: str, known: Mapping[str, Any]) -> ModelCard:
+    """A card that this package wrote for a folder, with the name that it is published under, and its licence."""
+    if "mmbert-hf" not in (card.data.tags or ()):
+        return card
+    text = re.sub(r'SentenceTransformer\("[^"/\\]+"\)', f'SentenceTransformer("{repo_id}")', card.text)
+    license = known.get("license_name") or known.get("license")
+    if license is not None:
+        told = license if isinstance(license, str) else ", ".join(license)
+        text = re.sub(r"Its licence is that of the model it was made from\b[^\n]*", f"Licence: {told}.", text)
+    card.text = text
+    return card
+
+
+def _card_of(
+    staged: Staged, repo_id: str, known: Mapping[str, Any], facts: Mapping[str, Any]
+) -> ModelCard | DatasetCard:
     """The card that lies in the folder, else a new one."""
     path = staged.folder / CARD
     card_class = DatasetCard if staged.kind == "tracker" else ModelCard
     there = card_class(path.read_text(encoding="utf-8")) if path.is_file() else None
     if there is None:
-        return _new_card(staged, repo_id, known)
+        return _new_card(staged, repo_id, known, facts)
     if there.text.strip():
-        return there
-    card = _new_card(staged, repo_id, known)
+        return _as_published(there, repo_id, known) if staged.kind == "embedder" else there
+    card = _new_card(staged, repo_id, known, facts)
     both = {**card.data.to_dict(), **there.data.to_dict()}
     card.content = f"---\n{yaml_dump(both, sort_keys=False)}---\n{card.text}"
     return card
 
 
-def _new_card(staged: Staged, repo_id: str, known: Mapping[str, Any]) -> ModelCard | DatasetCard:
+def _new_card(
+    staged: Staged, repo_id: str, known: Mapping[str, Any], facts: Mapping[str, Any]
+) -> ModelCard | DatasetCard:
     base, license = known.get("base_model") or staged.base_model, known.get("license_name") or known.get("license")
     if staged.kind == "tracker":
         from mmbert_hf.model_cards.trackers import tracker_card
@@ -246,7 +277,8 @@ def _new_card(staged: Staged, repo_id: str, known: Mapping[str, Any]) -> ModelCa
     if staged.kind == "encoder" and (staged.architecture or "").endswith("ForMaskedLM"):
         from mmbert_hf.model_cards.cards import encoder_card
 
-        return encoder_card(repo_id, {}, license=license, base_model=base, languages=known.get("language", ()))
+        languages = known.get("language") or facts.get("languages", ())
+        return encoder_card(repo_id, facts, license=license, base_model=base, languages=languages)
     from mmbert_hf.model_cards.plain import plain_card
 
     kind: Any = "model" if staged.kind == "encoder" else staged.kind

@@ -240,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     with hub:
         lines = [f"export {name}={shlex.quote(value)}" for name, value in hub.environment().items()]
-        print(f"endpoint: {hub.endpoint}\ntoken: {hub.token}", *lines, sep="\n", flush=True)  # noqa: T201
+        names = f"endpoint: {hub.endpoint}\ntoken: {hub.token}\nuser: loopback, so a model is loopback/NAME"
+        print(names, *lines, sep="\n", flush=True)  # noqa: T201
         stop.wait()
     return 0
 

@@ -1,10 +1,12 @@
 """``--dry-run``, ``--json`` and ``--quiet``: nothing is written, and stdout is the result alone, for every verb that writes."""
 
 import json
+import re
 
 import pytest
 
 from mmbert_hf.cli import main
+from mmbert_hf.hub import publish
 
 
 @pytest.fixture
@@ -81,6 +83,11 @@ def test_training_prints_json_alone(call, folder, tmp_path):
     done = call("decay", folder, "--data", "table.yaml", "--output-dir", "out", *small, "--json")
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (done["folder"], done["after"]) == ("out", record["losses"]["after"])
+    card = publish(tmp_path / "out", "you/fao", dry_run=True).card
+    assert 'from_pretrained("you/fao")' in card
+    assert f"| fao | {done['before']['fao']:.3f} | {done['after']['fao']:.3f} |" in card
+    assert re.search(r"\| decay \| 1 \| [\d.]+ \| 0.05 \| 64 \| ", card)
+    assert "language:\n- fo\n" in card
 
 
 def test_a_mistake_is_told_in_a_dry_run(capsys, folder, tmp_path):

@@ -87,6 +87,8 @@ def test_a_file_says_what_flags_say(tmp_path, name):
     by_file = vars(build_parser().parse_args([*verb, "--config", str(path)]))
     assert by_file.pop("config") == str(path)
     by_flags.pop("config")
+    for each in (by_flags, by_file):  # for messages
+        each.pop("places", None)
     assert by_file == by_flags
 
 
@@ -172,6 +174,10 @@ def test_mistakes_in_a_file_are_told_with_their_line(file, capsys, text, message
         (["--loud", "env"], "there is no option '--loud' in front of the verb"),
         (["convert", "m", "--output-dir", "o", "--owerwrite"], "did you mean '--overwrite'?"),
         (["convert", "m"], "required: --output-dir"),
+        (
+            ["prune", "m", "--domian", "d", "--general", "g"],
+            "there is no option '--domian'; did you mean '--domain'?; and",
+        ),
         (["convert", "m", "--output-dir", "o", "--to", "bert"], "'bert' is none of modernbert, mmbert"),
         (["convert", "m", "--output-dir", "o", "--config"], "--config: expected one argument"),
         (["convert", "m", "--output-dir", "o", "--config", "no.yaml"], "there is no file 'no.yaml'"),
@@ -201,6 +207,12 @@ def test_a_wrong_argument_of_the_trainer_names_the_nearest(tmp_path, capsys, ver
     words = [verb, *model, "--data", str(tmp_path / "table.yaml"), "--output-dir", str(tmp_path / "o")]
     assert main([*words, "--save_stesp", "3"]) == 2
     assert "did you mean '--save_steps'?" in capsys.readouterr().err
+    (tmp_path / "c.yaml").write_text("seed: 3\nadd-langauge: {fao: fao.txt}\n")
+    assert main([*words, "--config", str(tmp_path / "c.yaml")]) == 2
+    expected = "c.yaml, line 2: there is no option '--add_langauge'"
+    error = capsys.readouterr().err
+    assert expected in error
+    assert verb != "decay" or "did you mean '--add-language'?" in error
     assert main([*words, "--save_steps", "many"]) == 2
     error = capsys.readouterr().err
     assert "save_steps" in error

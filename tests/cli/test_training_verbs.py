@@ -272,7 +272,10 @@ def test_adding_without_the_old_languages_has_to_be_meant(world, mmbert):
         (("decay", "START", "--no-replay"), "the table has no languages"),
         (("decay", "START", "--data", "TABLE", "--rewarm", "1.5"), "warmup must be a number in [0, 1], got 1.5"),
         (("pretrain", "--data", "TABLE"), "--tokenizer FOLDER_OR_NAME"),
-        (("pretrain", "--model", "START", "--data", "TABLE", "--bf17", "true"), "unknown arguments: --bf17 true"),
+        (
+            ("pretrain", "--model", "START", "--data", "TABLE", "--bf17", "true"),
+            "there is no option '--bf17'; did you mean '--bf16'",
+        ),
         (("pretrain", "--model", "START", "--data", "TABLE", "--save_steps", "many"), "many"),
         (("pretrain", "--model", "START", "--data", "TABLE", "--max_steps", "9"), "set total_tokens instead"),
         (("pretrain", "--model", "START", "--data", "TABLE", "--total-tokens", "20"), "does not fit: its budget of 20"),

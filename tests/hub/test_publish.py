@@ -340,3 +340,27 @@ def test_a_token_that_is_refused(hub, sources):
     with pytest.raises(PermissionError, match="refuses the token") as caught:
         publish(sources["policy"], "me/x", endpoint=hub.endpoint, token="hf_wrong_and_secret")
     assert "secret" not in str(caught.value)
+
+
+def test_the_card_of_a_pruned_embedder_gets_the_name_and_the_licence(tmp_path):
+    """It was written for a folder. What somebody else wrote is left alone."""
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "Transformer"}]')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    text = (
+        "---\ntags:\n- {tag}\nlicense: apache-2.0\n---\n# small\n\n"
+        "Its licence is that of the model it was made from: apache-2.0.\n\n"
+        '```python\nmodel = SentenceTransformer("small")\n```\n'
+    )
+    (tmp_path / "README.md").write_text(text.format(tag="mmbert-hf"))
+    card = publish(tmp_path, "you/tiny", license="mit", dry_run=True).card
+    assert 'SentenceTransformer("you/tiny")' in card
+    assert "license: mit" in card
+    assert "apache" not in card
+    (tmp_path / "README.md").write_text(text.format(tag="other"))
+    assert 'SentenceTransformer("small")' in publish(tmp_path, "you/tiny", dry_run=True).card
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_token(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        publish(tmp_path / "nope", "you/tiny")
