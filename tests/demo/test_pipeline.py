@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import signal
@@ -227,7 +228,10 @@ def test_pruning_alone_needs_the_embedder(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_quiet_says_nothing(tmp_path, capfd):
+def test_quiet_says_nothing(tmp_path, capfd, caplog):
+    caplog.set_level(
+        logging.WARNING, logger="mmbert_hf"
+    )  # which is the caller's business, as `mmbert demo --quiet` does
     settings = dataclasses.replace(TINY, steps=5, vocab_size=600)
     run_demo(tmp_path, settings, only="encoder", progress=False)
     captured = capfd.readouterr()

@@ -569,6 +569,7 @@ def test_module_serves_from_the_command_line(tmp_path):
         try:
             endpoint = process.stdout.readline().removeprefix("endpoint: ").strip()
             token = process.stdout.readline().removeprefix("token: ").strip()
+            assert process.stdout.readline() == "user: loopback, so a model is loopback/NAME\n"
             exported = {}
             while "no_proxy" not in exported:
                 name, _, value = process.stdout.readline().removeprefix("export ").partition("=")
