@@ -5,7 +5,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def alone(process_as_it_was):
+def as_it_was(process_as_it_was):
     """Verbs are called in the process of the tests."""
 
 
