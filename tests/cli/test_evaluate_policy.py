@@ -5,8 +5,6 @@ import dataclasses
 import doctest
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -201,19 +199,3 @@ def test_defaults_are_those_of_the_settings(model, data, tmp_path, monkeypatch):
     evaluate_policy._check(args)
     assert {name: getattr(args, name) for name in table} == table
     assert (args.prompt_column, args.backend, args.dtype, args.chat) == ("prompt", "transformers", "auto", False)
-
-
-def test_help_needs_nothing_heavy():
-    code = (
-        "import argparse, importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('verb', {evaluate_policy.__file__!r})\n"
-        "verb = importlib.util.module_from_spec(spec); spec.loader.exec_module(verb)\n"
-        "parser = argparse.ArgumentParser(); verb.add_parser(parser.add_subparsers())\n"
-        "try: parser.parse_args(['evaluate-policy', '--help'])\n"
-        "except SystemExit as stop: assert stop.code == 0\n"
-        "print([name for name in ('torch', 'transformers', 'numpy', 'math_verify') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--from-samples" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"

@@ -65,6 +65,22 @@ def test_every_option_has_a_help_text():
         assert not missing, f"{name}: {missing}"
 
 
+def test_no_help_imports_anything_heavy():
+    heavy = ("torch", "transformers", "numpy", "datasets", "huggingface_hub", "trl", "matplotlib", "mteb", "optimi")
+    words = [[*name.split()[1:], "--help"] for name in ["mmbert", *VERBS]]
+    code = (
+        "import sys; from mmbert_hf.cli import main\n"
+        f"for argv in {words!r}:\n"
+        "    try: main(argv)\n"
+        "    except SystemExit as stop: assert stop.code == 0\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(word in done.stdout for word in ("--benchmarks", "--tile-from", "--from-samples", "reward_funcs"))
+
+
 def test_every_verb_has_the_common_options():
     for name, parser in leaves(build_parser()).items():
         names = {action.dest for action in parser._actions}

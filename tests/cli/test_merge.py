@@ -1,7 +1,5 @@
 import argparse
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -67,17 +65,3 @@ def test_bad_input_is_a_plain_error(tmp_path, folders):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         run(tmp_path / "nowhere", "--method", "linear", "--output-dir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_help_needs_nothing_heavy():
-    code = (
-        "import argparse, sys; from mmbert_hf.cli import merge, init\n"
-        "verbs = argparse.ArgumentParser().add_subparsers()\n"
-        "merge.add_parser(verbs); init.add_parser(verbs)\n"
-        "verbs.choices['merge'].print_help(); verbs.choices['init'].print_help()\n"
-        "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--tile-from" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"

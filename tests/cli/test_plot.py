@@ -1,8 +1,6 @@
 import argparse
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -60,16 +58,3 @@ def test_a_picture_is_drawn_where_it_is_wanted(folder):
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no trainer_state.json"):
         main(tmp_path, "--output", tmp_path / "out.json")
-
-
-def test_help_needs_nothing_heavy():
-    code = (
-        "import argparse, importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('plot', {plot.__file__!r})\n"
-        "plot = importlib.util.module_from_spec(spec); spec.loader.exec_module(plot)\n"
-        "plot.add_parser(argparse.ArgumentParser().add_subparsers())\n"
-        "print([name for name in ('torch', 'transformers', 'numpy', 'matplotlib') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"

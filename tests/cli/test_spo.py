@@ -124,19 +124,6 @@ def weights_of(folder):
 # Help
 
 
-def test_help_needs_nothing_heavy():
-    code = (
-        "import sys\n"
-        "from mmbert_hf.cli import main\n"
-        "try:\n    main(['spo', '--help'])\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'transformers', 'trl', 'numpy') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert "reward_funcs" in done.stdout
-
-
 def test_help_names_settings_that_there_are(capsys):
     from mmbert_hf.trainers.spo import SPOConfig
 

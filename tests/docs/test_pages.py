@@ -160,14 +160,22 @@ def test_what_is_not_run_is_read(page):
                     parse_command(words)
 
 
+def indented_commands(page):
+    """Commands of ours in blocks without a fence, but for what an error looks like, and what a form is."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^ {4}(mmbert .*)$", text.replace("\\\n", " "), re.MULTILINE)
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in found if not words[1].endswith(":") and not {"KIND", "VERB", "--config"} & {*words}]
+
+
 @pytest.mark.parametrize("page", EVERYWHERE, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_indented_commands_are_read(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for line in re.findall(r"^ {4}(mmbert .*)$", text.replace("\\\n", " "), re.MULTILINE):
-        words = shlex.split(line, comments=True)
-        is_example = words[1].endswith(":") or {"KIND", "VERB"} & {*words}  # what an error looks like, what a form is
-        if not is_example and "--config" not in words:
-            parse_verb(words[1:])
+    for words in indented_commands(page):
+        parse_verb(words[1:])
+
+
+def test_there_are_indented_commands():
+    assert sum(len(indented_commands(page)) for page in EVERYWHERE) >= 15
 
 
 @pytest.mark.parametrize(
