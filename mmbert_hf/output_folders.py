@@ -1,4 +1,4 @@
-"""Folders that a model is written to: all of it appears at once, or nothing does."""
+"""Folders that a model is written to, and files: all of it appears at once, or nothing does."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-__all__ = ["TOKENIZER_FILES", "WEIGHT_FILES", "checked_destination", "output_folder"]
+__all__ = ["TOKENIZER_FILES", "WEIGHT_FILES", "checked_destination", "output_folder", "write_whole"]
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
@@ -102,3 +102,15 @@ def _move_into_place(staging: Path, destination: Path, *, replaces_tokenizer: bo
         if not is_replaced:
             entry.rename(destination / entry.name)
     shutil.rmtree(previous)
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file beside its place and move it there: it is whole, or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
+    try:
+        unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

@@ -30,6 +30,7 @@ from mmbert_hf.configuration import MMBertConfig
 from mmbert_hf.data.table import LanguageTable
 from mmbert_hf.data.token_documents import TokenDocuments
 from mmbert_hf.modeling import MMBertForMaskedLM
+from mmbert_hf.output_folders import write_whole
 from mmbert_hf.presets import get_preset
 from mmbert_hf.recipes import Recipe
 from mmbert_hf.schedules import Trapezoid
@@ -344,10 +345,7 @@ def _write_record(folder: Path, trainer: MLMTrainer, losses: dict[str, Any]) -> 
             "heldout_languages": {code: [before[code], loss] for code, loss in after.items() if code in before},
             "languages": card_languages(mixture.languages),
         }
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{RUN_FILE}.part"
-    unfinished.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    unfinished.replace(folder / RUN_FILE)
+    write_whole(folder / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def _losses(before: float | None, after: float | None) -> str:

@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from mmbert_hf.evaluation.answers import get_checker
     from mmbert_hf.evaluation.samples import read_samples, sampling_summary, score_samples
     from mmbert_hf.evaluation.sampling import SamplingSettings
+    from mmbert_hf.output_folders import write_whole
 
     checker = get_checker(args.checker, anywhere=args.answer_anywhere)
     if args.from_samples:
@@ -141,8 +142,7 @@ def run(args: argparse.Namespace) -> int:
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     lines = [*format_scores(scores, summary)]
     if args.output and not args.dry_run:
-        Path(args.output).mkdir(parents=True, exist_ok=True)
-        Path(args.output, RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
+        write_whole(Path(args.output, RESULTS_FILE), text + "\n")
         lines.append(f"written to {args.output}: {'' if args.from_samples else f'{SAMPLES_FILE}, '}{RESULTS_FILE}")
     show(args, text if args.json else "\n".join(lines))
     return 0

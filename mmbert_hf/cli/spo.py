@@ -284,10 +284,9 @@ def _write_settings(settings: "Settings") -> None:
     """Keep the settings in the output folder, for the next call and for the reader."""
     import yaml
 
+    from mmbert_hf.output_folders import write_whole
+
     folder = Path(settings.config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     given = {key: value for key, value in settings.given.items() if key != "allow_change"}
     text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
-    unfinished = folder / f"{SETTINGS_FILE}.part"
-    unfinished.write_text(f"# mmbert spo --config {folder / SETTINGS_FILE}\n{text}", encoding="utf-8")
-    unfinished.replace(folder / SETTINGS_FILE)
+    write_whole(folder / SETTINGS_FILE, f"# mmbert spo --config {folder / SETTINGS_FILE}\n{text}")

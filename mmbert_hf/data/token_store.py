@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from mmbert_hf.data.token_documents import COLUMN, META_FILE, STORE_VERSION, FingerprintHasher
+from mmbert_hf.output_folders import write_whole
 
 TOKENS_PER_RECORD_BATCH = 2**20
 TOKENS_PER_FILE = 2**26
@@ -98,9 +99,7 @@ class TokenStoreWriter:
             **made_by,
             "shards": [{"name": name, "num_bytes": (self.folder / name).stat().st_size} for name in self._names],
         }
-        unfinished = self.folder / f"{META_FILE}.tmp"
-        unfinished.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(self.folder / META_FILE)
+        write_whole(self.folder / META_FILE, json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
 
     def _write_batch(self) -> None:
         """Writes the documents gathered so far as one record batch."""

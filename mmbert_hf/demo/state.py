@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert_hf.demo.settings import DemoSettings, PruneSettings, SPOSettings
+from mmbert_hf.output_folders import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,9 @@ class DemoState:
 
     def save(self) -> None:
         """Write the record, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         known = {name: self.settings[part].as_dict() for part, (name, _) in SETTINGS.items() if part in self.settings}
         record = {"format": FORMAT, **known, "results": self.results}
-        temporary = self.folder / f"{STATE_FILE}.partial"
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, self.folder / STATE_FILE)
+        write_whole(self.folder / STATE_FILE, json.dumps(record))
 
     def clear(self, parts: Collection[str] = PARTS) -> None:
         """Delete what earlier runs of these parts wrote here, and nothing else."""

@@ -12,12 +12,13 @@ Design decisions:
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmbert_hf.output_folders import write_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -29,7 +30,6 @@ __all__ = [
     "SetName",
     "add_to_card",
     "package_versions",
-    "write_atomically",
 ]
 
 RESULTS_FILE = "results.json"
@@ -214,7 +214,7 @@ class EvaluationResults:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``results.json`` into a folder, which is made if it is not there. Returns the file."""
-        return write_atomically(Path(folder, RESULTS_FILE), self.to_json())
+        return write_whole(Path(folder, RESULTS_FILE), self.to_json())
 
     @classmethod
     def load(cls, folder: str | Path) -> EvaluationResults:
@@ -287,7 +287,7 @@ def add_to_card(folder: str | Path, results: EvaluationResults) -> Path:
     block = f"---{line_break}{yaml_dump(metadata, sort_keys=False, line_break=line_break)}---{line_break}"
     match = REGEX_YAML_BLOCK.search(text)
     text = text[: match.start()] + block + text[match.end() :] if match else block + text
-    return write_atomically(card, text)
+    return write_whole(card, text)
 
 
 def check_card(folder: str | Path) -> None:
@@ -313,18 +313,6 @@ def read_metadata(card: str | Path) -> dict[str, Any]:
         return dict((metadata_load(card) if Path(card).is_file() else None) or {})
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"the metadata of {card} cannot be read, mend them first: {error}") from error
-
-
-def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write a file beside its place and move it there: it is whole, or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
-    try:
-        unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:

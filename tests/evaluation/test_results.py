@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from mmbert_hf.evaluation import EvaluationResults, Score, add_to_card, results
-from mmbert_hf.evaluation.results import check_card, write_atomically
+from mmbert_hf.evaluation.results import check_card
 
 SCORES = [
     Score("token-classification", "own.jsonl", "f1", 0.5, language="fao", num_examples=9, seed=1),
@@ -34,14 +34,6 @@ def test_the_file_holds_all_of_it(tmp_path):
     assert json.loads(path.read_text())["scores"][0]["seed"] == 1
     with pytest.raises(ValueError, match="no results of mmbert evaluate"):
         EvaluationResults.from_json('{"kind": "tagging"}')
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    path = write_atomically(tmp_path / "results.json", "old")
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        write_atomically(path, "new")
-    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("results.json", "old")]
 
 
 def test_means_and_deviations_over_seeds():
