@@ -3,7 +3,7 @@
 Design decisions:
 
 - Settings are a YAML file and flags, as in TRL's own scripts (`mmbert_hf.cli.spo_settings`). There are some 250 of them, and
-  to know them all takes torch. So ``--help`` is short and written by hand; ``--help-all`` is generated.
+  to know them all takes torch. So ``--help`` is short and written by hand; ``--help-all`` is generated, and stored.
 - ``--dry-run`` goes all the way to the model and stops: settings, data, functions, tools. What it prints is YAML again.
 - The settings are kept in the output folder. The same command continues the last complete checkpoint there; with settings
   that would make it another run, it is refused.
@@ -15,12 +15,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbert_hf.cli.full_help import full_help
 from mmbert_hf.cli.grammar import add_common_options, begin, show, tell
 
 if TYPE_CHECKING:
     from mmbert_hf.cli.spo_settings import Settings
 
 SETTINGS_FILE = "settings.yaml"
+USAGE = "mmbert spo --config FILE.yaml [--dry-run] [--NAME VALUE ...]"
 HELP = """\
 the most used settings, in the file as NAME: VALUE or here as --NAME VALUE
   model_name_or_path      folder or Hub name of the model
@@ -55,12 +57,12 @@ def add_parser(verbs: Any) -> None:
             "before is the baseline. Settings are read from a YAML file, and from flags, which override the file."
         ),
         epilog=HELP,
-        usage="mmbert spo --config FILE.yaml [--dry-run] [--NAME VALUE ...]",
+        usage=USAGE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="the settings")
-    parser.add_argument("--help-all", "--help_all", action="store_true", help="print all settings; takes some seconds")
+    parser.add_argument("--help-all", "--help_all", action="store_true", help="print all settings")
     add_common_options(
         parser, config=False, passes_on=True, dry_run="print the settings, check data and rewards, train nothing"
     )
@@ -69,16 +71,16 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or continue, with the parsed arguments."""
+    if args.help_all:
+        show(args, f"usage: {USAGE}\n\n{full_help('spo', _parser_of_all)}")
+        return 0
     is_main = int(os.environ.get("RANK", 0)) == 0
     begin(args, is_main=is_main)
     # transformers 5.23 warns of what TRL 1.16 itself sets and reads
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
-    from mmbert_hf.cli.spo_settings import build_parser, read_settings
+    from mmbert_hf.cli.spo_settings import read_settings
 
-    if args.help_all:
-        show(args, build_parser().format_help())
-        return 0
     quietly = ["--disable_tqdm", "true"] if args.quiet or args.json else []
     settings = read_settings(args.config, [*args.training_arguments, *quietly])
 
@@ -100,6 +102,12 @@ def run(args: argparse.Namespace) -> int:
     if is_main:
         tell(args, facts, lines)
     return 0
+
+
+def _parser_of_all() -> argparse.ArgumentParser:
+    from mmbert_hf.cli.spo_settings import build_parser
+
+    return build_parser()
 
 
 def find_checkpoint(settings: "Settings") -> Path | None:

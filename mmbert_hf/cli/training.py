@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from mmbert_hf.cli.config_files import nearest
+from mmbert_hf.cli.full_help import full_help
 from mmbert_hf.cli.grammar import add_common_options, begin, tell
 
 EPILOG = (
@@ -24,12 +25,13 @@ class _HelpAll(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(parser.format_help())
-        print(_all_arguments(parser.prog).format_help())
+        print("arguments of TrainingArguments and MLMConfig, which may follow:\n")
+        print(full_help("training", lambda: trainer_parser(parser.prog)))
         parser.exit()
 
 
-def _all_arguments(verb: str) -> Any:
-    """The parser of everything that a verb passes on."""
+def trainer_parser(verb: str) -> Any:
+    """The parser of everything that a verb passes on, all of TrainingArguments and MLMConfig."""
     from transformers import HfArgumentParser
 
     from mmbert_hf.trainers.mlm_config import MLMConfig
@@ -63,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser, *, needs_data: bool = True) -> 
     )
     parser.add_argument("--seed", type=int, default=42, help="of sampling, masks and dropout (default: %(default)s)")
     parser.add_argument("--allow-change", action="store_true", help="continue a checkpoint of another run all the same")
-    parser.add_argument("--help-all", "--help_all", action=_HelpAll, help="print all arguments; takes some seconds")
+    parser.add_argument("--help-all", "--help_all", action=_HelpAll, help="print all arguments")
     add_common_options(
         parser, passes_on=True, dry_run="check the input and print the plan; read no text, train nothing"
     )
@@ -158,7 +160,7 @@ def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
         "disable_tqdm": args.quiet or args.json or None,
     }
     words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
-    parser = _all_arguments(f"mmbert {args.verb}")
+    parser = trainer_parser(f"mmbert {args.verb}")
 
     def fail(message: str) -> NoReturn:
         raise ValueError(f"{message} ({parser.usage})")
