@@ -24,7 +24,7 @@ from mmbert_hf.cli import (
     trim,
 )
 from mmbert_hf.cli.completion import PrintCompletion
-from mmbert_hf.cli.grammar import VerbParser, result_alone
+from mmbert_hf.cli.grammar import VerbParser, result_alone, with_places
 
 VERBS = (
     demo,
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if args.debug:
             raise
-        print(f"mmbert {args.verb}: {error}", file=sys.stderr)
+        print(f"mmbert {args.verb}: {with_places(str(error), getattr(args, 'places', {}))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"\nmmbert {args.verb}: {str(error) or 'stopped'}", file=sys.stderr)

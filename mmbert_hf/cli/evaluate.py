@@ -77,7 +77,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     """Add what every kind has."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--output", metavar="FOLDER", required=True, help="where results.json and results.png are written"
+        "--output-dir", metavar="FOLDER", required=True, help="where results.json and results.png are written"
     )
     group.add_argument(
         "--plot", action="store_true", help=f"{PICTURE} has to be drawn; else it is if matplotlib is installed"
@@ -93,7 +93,7 @@ def _add_masked_loss(kinds: Any) -> None:
         kinds,
         "masked-loss",
         "loss of a masked language model on text of each language",
-        "jhu-clsp/mmBERT-base --texts fao=fao.txt dan=dan.jsonl --output losses",
+        "jhu-clsp/mmBERT-base --texts fao=fao.txt dan=dan.jsonl --output-dir losses",
         "The masks are drawn once, from --seed: two models with one tokenizer are measured on the same. The text should be "
         "none that the model was trained on.",
     )
@@ -113,7 +113,7 @@ def _add_bitext(kinds: Any) -> None:
         kinds,
         "bitext",
         "do sentences find their translations: retrieval between two languages",
-        "jhu-clsp/mmBERT-base --pairs dan-fao=pairs.csv --output bitext",
+        "jhu-clsp/mmBERT-base --pairs dan-fao=pairs.csv --output-dir bitext",
         "Of an encoder the mean of the last hidden states is compared, of an embedder its vectors.",
     )
     parser.add_argument(
@@ -132,7 +132,7 @@ def _add_retrieval(kinds: Any) -> None:
         kinds,
         "retrieval",
         "retrieval of documents, by sentence-transformers' InformationRetrievalEvaluator",
-        "sentence-transformers/all-MiniLM-L6-v2 --data nfcorpus --output retrieval",
+        "sentence-transformers/all-MiniLM-L6-v2 --data nfcorpus --output-dir retrieval",
         "The model's own prompts and similarity are used.",
     )
     parser.add_argument(
@@ -157,7 +157,7 @@ def _add_mteb(kinds: Any) -> None:
         kinds,
         "mteb",
         "tasks and benchmarks of mteb, by the names that mteb has for them",
-        "sentence-transformers/all-MiniLM-L6-v2 --benchmarks ChemTEB --output chemteb",
+        "sentence-transformers/all-MiniLM-L6-v2 --benchmarks ChemTEB --output-dir chemteb",
         "Needs mteb: pip install 'mmbert-hf[evaluate]'. Its own files are kept in OUTPUT/mteb; stopped, the same command "
         "continues.",
     )
@@ -176,7 +176,7 @@ def _add_classification(kinds: Any) -> None:
         kinds,
         "classification",
         "fine-tune on texts, or pairs of texts, with labels (GLUE, XNLI): classes, or values where labels are fractions",
-        "jhu-clsp/mmBERT-base --train nyu-mll/glue/rte --test nyu-mll/glue/rte:validation --seeds 1 2 3 --output rte",
+        "jhu-clsp/mmBERT-base --train nyu-mll/glue/rte --test nyu-mll/glue/rte:validation --seeds 1 2 3 --output-dir rte",
     )
     _add_finetuning_data(parser, "columns text or GLUE's (sentence1, premise, question1, ...), and label")
     parser.add_argument("--text-column", help="(default: GLUE's names, or text)")
@@ -192,7 +192,7 @@ def _add_tagging(kinds: Any) -> None:
         kinds,
         "tagging",
         "fine-tune on tags of words (NER, POS), or on entities given as characters",
-        "jhu-clsp/mmBERT-base --train unimelb-nlp/wikiann/en --test fao=unimelb-nlp/wikiann/fo:test --output ner",
+        "jhu-clsp/mmBERT-base --train unimelb-nlp/wikiann/en --test fao=unimelb-nlp/wikiann/fo:test --output-dir ner",
     )
     _add_finetuning_data(parser, "columns tokens and ner_tags (or tags, pos_tags), or text and entities")
     parser.add_argument("--tokens-column", default="tokens", help="words (default: tokens)")
@@ -211,7 +211,7 @@ def _add_question_answering(kinds: Any) -> None:
         kinds,
         "question-answering",
         "fine-tune on answers that are spans of a context (SQuAD's formats, as TiQuAD and FoQA have them)",
-        "jhu-clsp/mmBERT-base --train tiquad/train.json --test tir=tiquad/dev.json --output tiquad",
+        "jhu-clsp/mmBERT-base --train tiquad/train.json --test tir=tiquad/dev.json --output-dir tiquad",
     )
     _add_finetuning_data(parser, "columns question, context, answers (and id), or SQuAD's nested files")
     parser.add_argument("--question-column", default="question", help="(default: question)")
@@ -292,8 +292,8 @@ def run(args: argparse.Namespace) -> int:
     module, function = PLANS[args.kind]
     plan: Plan = getattr(import_module(f"mmbert_hf.cli.{module}"), function)(args)
     if args.dry_run:
-        facts = {"kind": args.kind, "model": args.model, "plan": [*plan.lines], "output": args.output}
-        tell(args, facts, (*plan.lines, f"nothing was computed; without --dry-run, {args.output} gets the results"))
+        facts = {"kind": args.kind, "model": args.model, "plan": [*plan.lines], "folder": args.output_dir}
+        tell(args, facts, (*plan.lines, f"nothing was computed; without --dry-run, {args.output_dir} gets the results"))
         return 0
 
     from mmbert_hf.evaluation.results import EvaluationResults
@@ -311,8 +311,8 @@ def _check(args: argparse.Namespace) -> None:
     """Everything that can be said before data are read."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("mmbert evaluate runs in one process; start it without accelerate launch or torchrun")
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise NotADirectoryError(f"{args.output} is a file; give a folder as --output")
+    if Path(args.output_dir).exists() and not Path(args.output_dir).is_dir():
+        raise NotADirectoryError(f"{args.output_dir} is a file; give a folder as --output-dir")
     if args.plot:
         from mmbert_hf.plotting import check_can_plot
 
@@ -333,11 +333,11 @@ def _write(args: argparse.Namespace, results: "EvaluationResults") -> list[Path]
 
     from mmbert_hf.evaluation.results import add_to_card
 
-    written = [results.save(args.output)]
+    written = [results.save(args.output_dir)]
     if args.plot or importlib.util.find_spec("matplotlib") is not None:
         from mmbert_hf.evaluation.results_plot import plot_results
 
-        written.append(plot_results(results, Path(args.output, PICTURE)))
+        written.append(plot_results(results, Path(args.output_dir, PICTURE)))
     if args.add_to_card:
         written.append(add_to_card(args.model, results))
     return written

@@ -3,7 +3,7 @@
 Design decisions:
 
 - Mistakes are told before the model is loaded, a missing package among them.
-- Samples are kept in OUTPUT/samples.jsonl: stopped in any way, the same command continues. With --from-samples such a
+- Samples are kept in OUTPUT_DIR/samples.jsonl: stopped in any way, the same command continues. With --from-samples such a
   file is scored again, without a model.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, show, tell
+from mmbert_hf.cli.tables import format_table
 
 if TYPE_CHECKING:
     from mmbert_hf.evaluation.reasoning import ReasoningScores
@@ -55,7 +56,7 @@ def add_parser(verbs: Any) -> None:
         ),
         epilog=(
             "Example: mmbert evaluate-policy Qwen/Qwen3-0.6B --data aime.jsonl --prompt-column problem --chat "
-            "--num-samples 32 --k 1 8 32 --max-new-tokens 8192 --output aime"
+            "--num-samples 32 --k 1 8 32 --max-new-tokens 8192 --output-dir aime"
         ),
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", help="policy: folder or Hub name")
@@ -88,7 +89,7 @@ def add_parser(verbs: Any) -> None:
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--output",
+        "--output-dir",
         metavar="FOLDER",
         help=f"where {SAMPLES_FILE} and {RESULTS_FILE} are written; may be left out with --from-samples",
     )
@@ -128,12 +129,21 @@ def run(args: argparse.Namespace) -> int:
         settings, samples = read_samples(args.from_samples)
     elif args.dry_run:
         number = len(read_problems(args))
-        facts = {"model": args.model, "problems": number, "samples": number * args.num_samples, "output": args.output}
-        tell(args, facts, [f"{number:,} problems, {args.num_samples} samples each, would be written to {args.output}"])
+        facts = {
+            "model": args.model,
+            "problems": number,
+            "samples": number * args.num_samples,
+            "folder": args.output_dir,
+        }
+        tell(
+            args,
+            facts,
+            [f"{number:,} problems, {args.num_samples} samples each, would be written to {args.output_dir}"],
+        )
         return 0
     else:
         samples = _sample(args, SamplingSettings(**{name: getattr(args, name) for name in SAMPLING}), checker)
-        settings, _ = read_samples(Path(args.output, SAMPLES_FILE))
+        settings, _ = read_samples(Path(args.output_dir, SAMPLES_FILE))
     ks = args.k or sorted({1, min((len(each.completions) for each in samples), default=1)})
     scores = score_samples(samples, ks, checker)
     summary = sampling_summary(samples)
@@ -141,9 +151,9 @@ def run(args: argparse.Namespace) -> int:
     results = {"settings": settings, **check, "sampling": summary, **scores.to_dict()}
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     lines = [*format_scores(scores, summary)]
-    if args.output and not args.dry_run:
-        write_whole(Path(args.output, RESULTS_FILE), text + "\n")
-        lines.append(f"written to {args.output}: {'' if args.from_samples else f'{SAMPLES_FILE}, '}{RESULTS_FILE}")
+    if args.output_dir and not args.dry_run:
+        write_whole(Path(args.output_dir, RESULTS_FILE), text + "\n")
+        lines.append(f"written to {args.output_dir}: {'' if args.from_samples else f'{SAMPLES_FILE}, '}{RESULTS_FILE}")
     show(args, text if args.json else "\n".join(lines))
     return 0
 
@@ -162,15 +172,15 @@ def _check(args: argparse.Namespace) -> None:
     for name, default in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, default)
-    options = {"MODEL": args.model, "--data": args.data, "--output": args.output}
+    options = {"MODEL": args.model, "--data": args.data, "--output-dir": args.output_dir}
     missing = [name for name, value in options.items() if not value]
     if missing:
         raise ValueError(f"{', '.join(missing)} is missing; or score samples that there are with --from-samples FILE")
     wrong = [k for k in args.k or () if not 1 <= k <= args.num_samples]
     if wrong:
         raise ValueError(f"--k must be from 1 to --num-samples, which is {args.num_samples}; got {wrong}")
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise NotADirectoryError(f"{args.output} is a file; give a folder as --output")
+    if Path(args.output_dir).exists() and not Path(args.output_dir).is_dir():
+        raise NotADirectoryError(f"{args.output_dir} is a file; give a folder as --output-dir")
 
 
 def _sample(args: argparse.Namespace, settings: "SamplingSettings", checker: Any) -> list["Samples"]:
@@ -195,7 +205,7 @@ def _sample(args: argparse.Namespace, settings: "SamplingSettings", checker: Any
         problems,
         settings,
         batch_size=args.batch_size,
-        samples_file=Path(args.output, SAMPLES_FILE),
+        samples_file=Path(args.output_dir, SAMPLES_FILE),
         backend=args.backend,
         progress=not (args.quiet or args.json),
     )
@@ -252,8 +262,6 @@ def format_scores(scores: "ReasoningScores", summary: dict[str, float]) -> Seque
         2 problems, 2 samples each; in brackets 95 % intervals over the problems
         1 of 4 samples without an answer; 7.2 tokens on average, 25.0 % cut off
     """
-    from mmbert_hf.cli.prune import format_table
-
     rows = [["", "pass@k", "maj@k", "avg@k"]]
     for k in scores.ks:
         ends = [scores.intervals[f"{name}@{k}"] for name in ("pass", "maj", "avg")]

@@ -152,7 +152,7 @@ def plan_mteb(args: argparse.Namespace) -> Plan:
         return evaluate_mteb(
             model,
             selection,
-            Path(args.output, "mteb"),
+            Path(args.output_dir, "mteb"),
             name=args.model,
             batch_size=args.batch_size,
             progress=not (args.quiet or args.json),

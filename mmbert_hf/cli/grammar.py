@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -41,9 +42,7 @@ class VerbParser(argparse.ArgumentParser):
         """Leave with one sentence, and status 2."""
         if message.startswith("the following arguments are required") and (wrong := self._unknown_options()):
             message = f"there is no option {wrong[0]!r}{nearest(wrong[0], self._option_string_actions)}; and {message}"
-        named = [f"{flag} is set in {place}" for flag, place in self._places.items() if f"argument {flag}" in message]
-        also = f" ({'; '.join(named)})" if named else ""
-        print(f"{self.prog}: {message}{also} (see {self.prog} --help)", file=sys.stderr)
+        print(f"{self.prog}: {with_places(message, self._places)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -61,8 +60,10 @@ class VerbParser(argparse.ArgumentParser):
             ]  # the last of `first` takes no more words, so what follows is not read as its value
         parsed, rest = super().parse_known_args(words, namespace)
         unknown = [word for word in rest if word.startswith("-")] or rest
+        if self.reads_config:
+            parsed.places = self._places
         if self.passes_on:
-            parsed.places, parsed.own_options = self._places, [*self._option_string_actions]
+            parsed.own_options = [*self._option_string_actions]
         if unknown and not self.passes_on and self._subparsers is None:
             name = unknown[0].split("=")[0]
             self.error(f"there is no option {' '.join(rest)!r}{nearest(name, self._option_string_actions)}")
@@ -92,13 +93,13 @@ class VerbParser(argparse.ArgumentParser):
             action = self._named(name)
             if action is None and self.passes_on:
                 more += _flag(name, value, place)
-                self._places[f"--{name}"] = place
+                self._places[f"--{name}"] = place.removesuffix(": ")
             elif action is None or name in ("config", "help"):
                 names = [each.dest for each in self._actions if each.dest not in ("config", "help")]
                 raise ValueError(f"{place}there is no option {key!r}{nearest(name, names)}")
             elif value is not None and not _is_given(action, words):
                 known += self._words(action, value, place)
-                self._places[action.option_strings[0] if action.option_strings else name] = place.rstrip(": ")
+                self._places[action.option_strings[0] if action.option_strings else name] = place.removesuffix(": ")
         return [*known, f"--config={path}"], more
 
     def _named(self, name: str) -> argparse.Action | None:
@@ -131,6 +132,25 @@ class VerbParser(argparse.ArgumentParser):
         if isinstance(action, argparse._AppendAction):
             return [word for text in texts for word in (flag, text)]
         return [f"{flag}={texts[0]}"] if action.nargs is None else [flag, *texts]
+
+
+def with_places(message: str, places: dict[str, str]) -> str:
+    """A message with the lines of the file in which the settings stand that it is about.
+
+    Args:
+        message: It names a flag, or begins with the name of a setting.
+        places: Flag to place.
+
+    Example:
+        >>> with_places("sparsity is in [0, 1); got 2", {"--sparsity": "c.yaml, line 3", "--domain": "c.yaml, line 1"})
+        'sparsity is in [0, 1); got 2 (--sparsity is set in c.yaml, line 3)'
+    """
+    named = []
+    for flag, place in places.items():
+        name = re.escape(flag.lstrip("-").replace("-", "_"))
+        if re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", message) or re.match(rf"{name}\b", message):
+            named.append(f"{flag} is set in {place}")
+    return f"{message} ({'; '.join(named)})" if named else message
 
 
 def _config_of(words: Sequence[str]) -> str | None:

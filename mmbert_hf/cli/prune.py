@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, tell
 from mmbert_hf.cli.prune_data import check_sources, read_data
+from mmbert_hf.cli.tables import format_table
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
     from dataclasses import fields
 
     from mmbert_hf.pruning.config import GAPruneConfig
+    from mmbert_hf.pruning.options import CHOICES
 
     group = parser.add_argument_group("pruning")
     kinds: dict[Any, Any] = {int: int, float: float, int | None: _or_none(int), float | None: _or_none(float)}
@@ -119,7 +121,18 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
             continue
         kind: Any = kinds.get(field.type, str)
-        group.add_argument(option, type=kind, default=argparse.SUPPRESS, help=text, metavar="VALUE")
+        choices = CHOICES.get(field.name)
+        shown = (
+            "METHOD" if field.name == "method" else None if choices else _metavar(field)
+        )  # all methods are in its help
+        group.add_argument(option, type=kind, choices=choices, default=argparse.SUPPRESS, help=text, metavar=shown)
+
+
+def _metavar(field: Any) -> str:
+    """What stands for the value of an option in the help."""
+    if field.name == "granularity":
+        return "NAMES"
+    return "FOLDER" if field.name.endswith("_dir") else "NUMBER"
 
 
 def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -291,18 +304,3 @@ def _push(args: argparse.Namespace, pruned: "PrunedEmbedder", card: dict[str, An
             f"{error}\nThe model is in {folder}. To publish it: "
             f"PrunedEmbedder.from_pretrained({str(folder)!r}).push_to_hub({args.push_to_hub!r}{options})"
         ) from error
-
-
-def format_table(rows: list[list[str]]) -> str:
-    """Rows of text as aligned columns, the first to the left.
-
-    Example:
-        >>> print(format_table([["", "dense", "pruned"], ["bytes", "1,000", "50"]]))
-               dense  pruned
-        bytes  1,000      50
-    """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )

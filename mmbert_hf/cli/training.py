@@ -172,6 +172,6 @@ def parse_training_arguments(args: argparse.Namespace, phase: str) -> Any:
     if unknown:
         name = unknown[0].split("=")[0]
         near = nearest(name, [*args.own_options, *parser._option_string_actions])
-        where = args.places.get(name, "")
+        where = f"{args.places[name]}: " if name in args.places else ""
         raise ValueError(f"{where}there is no option {name!r}{near or f'; mmbert {args.verb} --help-all names all'}")
     return config

@@ -265,12 +265,14 @@ def _entry(code: Any, values: Any, folder: Path) -> LanguageEntry:
         raise ValueError(
             f"a code must be a text, got {code!r}: YAML reads it as {type(code).__name__}, put it in quotes"
         )
-    if not isinstance(values, dict) or "source" not in values:
+    if not isinstance(values, dict):
         raise ValueError(f"expected {{source: ...}} and perhaps more, got {values!r:.60}")
     known = ("source", *SOURCE_FIELDS, *(f.name for f in fields(LanguageEntry) if f.name != "source"))
     for name in values:
         if name not in known:
             raise ValueError(f"unknown field {name!r}, expected one of {', '.join(known)}{_nearest(str(name), known)}")
+    if "source" not in values:
+        raise ValueError(f"expected {{source: ...}} and perhaps more, got {values!r:.60}")
     given = {name: value for name, value in values.items() if value is not None}
     for name in ("max_tokens", "count"):
         if name in given:

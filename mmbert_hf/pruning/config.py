@@ -3,15 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mmbert_hf.pruning.options import (
-    BUDGETS,
-    GRANULARITIES,
-    KINDS,
-    LAYER_CHOICES,
-    METHODS,
-    SCALE,
-    check_sparsity,
-)
+from mmbert_hf.pruning.options import CHOICES, GRANULARITIES, METHODS, SCALE, check_sparsity
 
 __all__ = ["GAPruneConfig"]
 
@@ -76,7 +68,7 @@ class GAPruneConfig:
     )
     vocabulary_from: str = field(
         default="both",
-        metadata={"help": "texts whose tokens stay, for vocabulary: those of both sets, or domain alone"},
+        metadata={"help": "triplets whose tokens stay, for vocabulary: those of both sets, or of the domain alone"},
     )
     scale: float = field(default=SCALE, metadata={"help": "scale of the cosines in the loss"})
     num_triplets: int | None = field(
@@ -108,12 +100,7 @@ class GAPruneConfig:
         return tuple(self.granularity.split(","))
 
     def _check_choices(self) -> None:
-        for name, choices in (
-            ("method", METHODS),
-            ("targets", KINDS),
-            ("budget", BUDGETS),
-            ("layer_choice", LAYER_CHOICES),
-        ):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
         needed = {"ffn_width": "ffn", "drop_layers": "layer"}

@@ -1,6 +1,6 @@
 """What can be chosen, by name. Free of torch, so that the command line's help answers at once."""
 
-__all__ = ["BUDGETS", "GRANULARITIES", "KINDS", "LAYER_CHOICES", "METHODS", "SCALE", "check_sparsity"]
+__all__ = ["CHOICES", "GRANULARITIES", "KINDS", "METHODS", "SCALE", "check_sparsity"]
 
 METHODS = (
     *("dai", "dai-normalized", "fisher-domain", "fisher-general"),
@@ -9,8 +9,14 @@ METHODS = (
 # In the order in which they are done.
 GRANULARITIES = ("vocabulary", "layer", "ffn", "2:4", "weight")
 KINDS = ("mlp", "attention", "all")
-BUDGETS = ("global", "tensor", "row")
-LAYER_CHOICES = ("loss", "score", "last")
+# What fields of GAPruneConfig may be.
+CHOICES = {
+    "method": METHODS,
+    "targets": KINDS,
+    "budget": ("global", "tensor", "row"),
+    "layer_choice": ("loss", "score", "last"),
+    "vocabulary_from": ("both", "domain"),
+}
 SCALE = 20.0  # of the cosines in the loss
 
 

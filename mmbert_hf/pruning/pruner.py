@@ -137,7 +137,7 @@ class GAPruner:
         Args:
             args: Other options than the pruner's, on the same statistics.
             vocabulary_texts: Texts whose tokens stay, for granularity ``vocabulary``: best all documents that the model is
-                to embed. None: the texts of both sets of triplets, before representatives were chosen.
+                to embed. None: the texts of the triplets that ``vocabulary_from`` names, before representatives were chosen.
             progress: Show bars.
 
         Returns:
@@ -189,9 +189,10 @@ class GAPruner:
         self, model: Any, args: GAPruneConfig, texts: Iterable[str] | None, report: PruningReport, progress: bool
     ) -> Any:
         if texts is None:
+            sets = self.texts.values() if args.vocabulary_from == "both" else [self.texts["domain"]]
             texts = [
                 text
-                for triplets in self.texts.values()
+                for triplets in sets
                 for column in (triplets.anchors, triplets.positives, triplets.negatives)
                 for text in column
             ]

@@ -118,7 +118,7 @@ def test_fine_tuning_learns(case, model, encoders, tmp_path, capsys):
         "--test",
         f"eng={test}",
         *FINETUNING,
-        "--output",
+        "--output-dir",
         tmp_path / "out",
     ]
     assert run(*command, "--quiet") == 0
@@ -137,7 +137,9 @@ def test_answers_of_nested_files_are_learnt(model, seeds, encoders, tmp_path, ca
     (tmp_path / "train.json").write_text(squad(256, 0))
     (tmp_path / "dev.json").write_text(squad(42, 1))
     data = ["--train", tmp_path / "train.json", "--test", tmp_path / "dev.json", "--seeds", *seeds]
-    assert run("question-answering", encoders / model, *data, *FINETUNING, "--output", tmp_path / "out", "--json") == 0
+    assert (
+        run("question-answering", encoders / model, *data, *FINETUNING, "--output-dir", tmp_path / "out", "--json") == 0
+    )
     results = EvaluationResults.from_json(capsys.readouterr().out)
     exact = [score for score in results.scores if score.metric == "exact_match"]
     assert [score.seed for score in exact] == seeds
@@ -154,10 +156,10 @@ def test_masked_loss_from_files_and_from_a_table(folder, sentences, tmp_path, ca
         (tmp_path / f"{code}.txt").write_text("\n".join(sentences[code] * 2), encoding="utf-8")
     texts = [f"{code}={tmp_path}/{code}.txt" for code in ("eng", "fao")]
     command = ["masked-loss", folder, "--max-length", 40, "--mask-ratio", 0.4, "--quiet"]
-    assert run(*command, "--texts", *texts, "--output", tmp_path / "one") == 0
+    assert run(*command, "--texts", *texts, "--output-dir", tmp_path / "one") == 0
     assert "nats per token" in capsys.readouterr().out
     (tmp_path / "table.yaml").write_text("languages:\n  eng: {source: eng.txt}\n  fao: {source: fao.txt}\n")
-    assert run(*command, "--data", tmp_path / "table.yaml", "--output", tmp_path / "two") == 0
+    assert run(*command, "--data", tmp_path / "table.yaml", "--output-dir", tmp_path / "two") == 0
     first, second = (EvaluationResults.load(tmp_path / name) for name in ("one", "two"))
     assert first.scores == second.scores
     assert {score.language for score in first.scores} == {"eng", "fao"}
@@ -168,7 +170,7 @@ def test_bitext_by_an_encoder_and_by_an_embedder(encoders, embedder, tmp_path, c
     texts = [" ".join(WORDS[place:] + WORDS[:place]) for place in range(4)]
     data = write(tmp_path / "pairs.jsonl", [{"dan": text, "fao": text} for text in texts])
     for model in (encoders / "mmbert", embedder):
-        assert run("bitext", model, "--pairs", f"dan-fao={data}", "--output", tmp_path / "out", "--json") == 0
+        assert run("bitext", model, "--pairs", f"dan-fao={data}", "--output-dir", tmp_path / "out", "--json") == 0
         results = EvaluationResults.from_json(capsys.readouterr().out)
         accuracy = {score.language: score.value for score in results.scores if score.metric == "accuracy"}
         assert accuracy == {"dan-fao": 1.0, "fao-dan": 1.0}  # every sentence is its own translation
@@ -194,7 +196,7 @@ def test_retrieval_from_pairs_and_folders_into_a_card(embedder, tmp_path, capsys
         f"eng={beir}",
         "--add-to-card",
         "--quiet",
-        "--output",
+        "--output-dir",
         tmp_path / "out",
     ]
     assert run(*command) == 0
@@ -211,7 +213,7 @@ def test_retrieval_from_pairs_and_folders_into_a_card(embedder, tmp_path, capsys
 
 def test_an_encoder_is_measured_as_an_embedder_only_if_asked(encoders, tmp_path, capsys):
     pairs = write(tmp_path / "pairs.jsonl", [{"anchor": word, "positive": word} for word in WORDS])
-    command = ["retrieval", encoders / "mmbert", "--data", pairs, "--output", tmp_path / "out", "--quiet"]
+    command = ["retrieval", encoders / "mmbert", "--data", pairs, "--output-dir", tmp_path / "out", "--quiet"]
     assert run(*command) == 2
     assert "give --pooling mean to measure it as it is" in capsys.readouterr().err
     assert run(*command, "--pooling", "mean") == 0
@@ -239,7 +241,7 @@ def test_mteb_writes_its_files_into_the_output(embedder, tmp_path, capsys, monke
     monkeypatch.setitem(registry, "OwnSTS", OwnSTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warnings.warn", lambda *_, **__: None)  # mteb's own
-        assert run("mteb", embedder, "--tasks", "OwnSTS", "--output", tmp_path / "out", "--quiet") == 0
+        assert run("mteb", embedder, "--tasks", "OwnSTS", "--output-dir", tmp_path / "out", "--quiet") == 0
     assert "OwnSTS" in capsys.readouterr().out
     (score,) = [score for score in EvaluationResults.load(tmp_path / "out").scores if score.is_main]
     assert (score.dataset, score.metric, score.language) == ("OwnSTS", "cosine_spearman", "eng_Latn")
@@ -266,7 +268,7 @@ def test_dry_runs_compute_nothing(encoders, embedder, folder, tmp_path, capsys, 
     }  # fmt: skip
     for expected, command in cases.items():
         extra = ["--max-length", 48] if command[0] in ("classification", "tagging") else []
-        assert run(*command, *extra, "--output", tmp_path / "out", "--dry-run") == 0
+        assert run(*command, *extra, "--output-dir", tmp_path / "out", "--dry-run") == 0
         assert re.search(expected, capsys.readouterr().out), expected
     assert not (tmp_path / "out").exists()
 
@@ -275,7 +277,7 @@ def bad(tmp_path, encoders, embedder):
     """Command -> part of the sentence that it ends with."""
     train = write(tmp_path / "train.jsonl", toy("classification", 8, 0))
     words = write(tmp_path / "words.jsonl", toy("words", 8, 0))
-    mmbert, out = encoders / "mmbert", ["--output", tmp_path / "out"]
+    mmbert, out = encoders / "mmbert", ["--output-dir", tmp_path / "out"]
     both = ["--train", train, "--test", train, *out]
     return [
         (["masked-loss", mmbert, "--texts", "fao=x.txt", *out], "which has no head that predicts masked tokens"),
@@ -291,7 +293,7 @@ def bad(tmp_path, encoders, embedder):
         (["classification", mmbert, "--train", words, "--test", words, "--max-length", 48, *out], "no column of texts among"),
         (["classification", mmbert, *both, "--max-length", 48, "--label-column", "x"], "no column x among"),
         (["classification", mmbert, *both, "--max-length", 48, "--seeds", 1, 1], "--seeds must be different"),
-        (["classification", mmbert, *both, "--max-length", 48, "--add-to-card", "--output", train], "is a file; give a folder"),
+        (["classification", mmbert, *both, "--max-length", 48, "--add-to-card", "--output-dir", train], "is a file; give a folder"),
         (["classification", "own/model", *both, "--add-to-card"], "--add-to-card writes into the folder of a model"),
         (["tagging", mmbert, "--train", train, "--test", train, "--max-length", 48, *out], "expected the columns tokens"),
         (["tagging", mmbert, "--train", tmp_path / "no.jsonl", "--test", words, "--max-length", 48, *out], "there is no file"),
@@ -316,7 +318,8 @@ def test_decoders_are_refused(tmp_path, embedder, capsys):
     (tmp_path / "policy" / "config.json").write_text('{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}')
     train = write(tmp_path / "train.jsonl", toy("classification", 8, 0))
     assert (
-        run("classification", tmp_path / "policy", "--train", train, "--test", train, "--output", tmp_path / "out") == 2
+        run("classification", tmp_path / "policy", "--train", train, "--test", train, "--output-dir", tmp_path / "out")
+        == 2
     )
     assert "generates text: this is for encoders; mmbert evaluate-policy" in capsys.readouterr().err
 
@@ -334,12 +337,12 @@ def test_what_is_missing_is_named(package, command, extra, embedder, tmp_path, c
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
     command = [embedder if part == "MODEL" else part for part in command]
-    assert run(*command, "--output", tmp_path / "out") == 2
+    assert run(*command, "--output-dir", tmp_path / "out") == 2
     assert extra in capsys.readouterr().err
 
 
 def test_unknown_flags_and_kinds_are_refused(capsys):
-    for argv in (["mteb", "a/b", "--output", "x", "--no-such"], ["no-such-kind"], ["mteb", "a/b"]):
+    for argv in (["mteb", "a/b", "--output-dir", "x", "--no-such"], ["no-such-kind"], ["mteb", "a/b"]):
         with pytest.raises(SystemExit, match="2"):
             run(*argv)
         assert "mmbert" in capsys.readouterr().err
@@ -352,7 +355,7 @@ def test_an_interrupt_leaves_nothing_half_written(embedder, tmp_path, capsys, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sentence_transformers.SentenceTransformer.encode", stop)
-    command = ["retrieval", embedder, "--data", pairs, "--output", tmp_path / "out", "--add-to-card"]
+    command = ["retrieval", embedder, "--data", pairs, "--output-dir", tmp_path / "out", "--add-to-card"]
     before = {path: path.read_bytes() for path in embedder.rglob("*") if path.is_file()}
     assert run(*command) == 130
     assert capsys.readouterr().err.endswith("mmbert evaluate: stopped\n")

@@ -64,7 +64,7 @@ def run(*argv):
 
 
 def options(data, out, *more):
-    return ["--data", data, "--output", out, "--num-samples", 4, "--max-new-tokens", 4, "--checker", "exact", *more]
+    return ["--data", data, "--output-dir", out, "--num-samples", 4, "--max-new-tokens", 4, "--checker", "exact", *more]
 
 
 def test_docstring_examples():
@@ -119,7 +119,7 @@ def test_samples_are_scored_again_without_a_model(tmp_path, capsys):
     assert results["metrics"]["avg@3"]["mean"] == pytest.approx(1 / 3)
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
     pytest.importorskip("math_verify", reason="comparing mathematics needs the extra [reasoning]")
-    assert run("--from-samples", file, "--k", 3, "--output", tmp_path / "again") == 0
+    assert run("--from-samples", file, "--k", 3, "--output-dir", tmp_path / "again") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:2] == ["k=3", "1.000"]
     assert lines[3] == "2 of 6 samples without an answer"
@@ -160,8 +160,8 @@ def test_mistakes_are_one_sentence_and_status_2(model, data, tmp_path, capsys, m
         importlib.util, "find_spec", lambda name, *more: None if name in ("math_verify", "vllm") else found(name, *more)
     )
     for argv, message in (
-        ([], "MODEL, --data, --output is missing; or score samples that there are with --from-samples FILE"),
-        ([model, "--data", data], "--output is missing"),
+        ([], "MODEL, --data, --output-dir is missing; or score samples that there are with --from-samples FILE"),
+        ([model, "--data", data], "--output-dir is missing"),
         ([model, *full, "--k", 1, 5], "--k must be from 1 to --num-samples, which is 4; got [5]"),
         ([model, *full, "--temperature", 0], "at temperature 0 all 4 samples would be one"),
         ([model, *full, "--checker", "math"], "pip install 'mmbert-hf[reasoning]'"),
@@ -171,7 +171,7 @@ def test_mistakes_are_one_sentence_and_status_2(model, data, tmp_path, capsys, m
         ([model, *full, "--data", tmp_path / "none.jsonl"], "there is no file"),
         ([model, *full, "--data", empty], "is no file of problems: it is empty, or no .jsonl"),
         ([model, *full, "--data", text], "is no file of problems"),
-        ([model, *full, "--output", file], "is a file; give a folder as --output"),
+        ([model, *full, "--output-dir", file], "is a file; give a folder as --output-dir"),
         (["--from-samples", file, "--seed", 0, "--chat"], "leave out --seed, --chat"),
         ([model, "--from-samples", file, "--data", data], "leave out MODEL, --data"),
         (["--from-samples", tmp_path / "none", "--checker", "exact"], "there is no file of samples"),
@@ -195,7 +195,7 @@ def test_defaults_are_those_of_the_settings(model, data, tmp_path, monkeypatch):
     assert table == dataclasses.asdict(SamplingSettings())
     parser = argparse.ArgumentParser()
     evaluate_policy.add_parser(parser.add_subparsers(dest="verb"))
-    args = parser.parse_args(["evaluate-policy", "m", "--data", "d", "--output", str(tmp_path)])
+    args = parser.parse_args(["evaluate-policy", "m", "--data", "d", "--output-dir", str(tmp_path)])
     evaluate_policy._check(args)
     assert {name: getattr(args, name) for name in table} == table
     assert (args.prompt_column, args.backend, args.dtype, args.chat) == ("prompt", "transformers", "auto", False)

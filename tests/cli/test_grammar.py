@@ -215,6 +215,33 @@ def test_a_flag_against_the_file_is_told_with_the_line(file, capsys):
     assert "c.yaml, line 1)" in error
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("granularity: ffn,vocab", "got 'ffn, vocab' (--granularity is set in {path}, line 2)"),
+        ("retrain-steps: -1", "(--retrain-steps is set in {path}, line 2)"),
+        ("method: dai-normal", "{path}, line 2: method: 'dai-normal' is none of"),
+    ],
+)
+def test_a_value_that_does_not_go_is_told_with_its_line(file, capsys, setting, message):
+    """Also where not the parser sees it but what the values are for."""
+    path = file(f"domain: d\n{setting}\n")
+    try:
+        status = main(["prune", "m", "--general", "g", "--output-dir", "o", "--config", path])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert message.format(path=path) in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_flag_has_no_line(file, capsys):
+    words = ["--granularity", "ffn,vocab", "--config", file("domain: d\ngranularity: ffn\n")]
+    assert main(["prune", "m", "--general", "g", "--output-dir", "o", *words]) == 2
+    assert "is set in" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["pretrain", "extend", "decay"])
 def test_a_wrong_argument_of_the_trainer_names_the_nearest(tmp_path, capsys, verb):
     (tmp_path / "fao.txt").write_text("Hetta er ein tekstur.\n")

@@ -122,6 +122,7 @@ def test_with_language_leaves_the_table_as_it_was():
         ("{fo: {source: a.txt}}", "language 'fo': unknown language code 'fo'.*did you mean 'fao'"),
         ("{no: {source: a.txt}}", "language False: a code must be a text, got False.*quotes"),
         ("{fao: {source: a.txt, shares: 0.1}}", "unknown field 'shares', expected one of .*did you mean 'share'"),
+        ("{fao: {sorce: a.txt}}", "unknown field 'sorce'.*did you mean 'source'"),
         ("{fao: {source: a.txt, enter: decay}}", "unknown field 'enter'.*did you mean 'enters'"),
         ("{fao: {share: 0.1}}", "expected {source: ...} and perhaps more, got"),
         ("{fao: a.txt}", "expected {source: ...} and perhaps more, got 'a.txt'"),

@@ -208,6 +208,19 @@ def test_the_vocabulary_can_be_that_of_a_corpus(bert_embedder, make_pruner):
         pruner.prune(GAPruneConfig(granularity="ffn"), vocabulary_texts=["law"])
 
 
+def test_the_vocabulary_can_be_that_of_the_domain_alone(bert_embedder, make_pruner):
+    pruner = make_pruner(bert_embedder, granularity="vocabulary")
+    of_both = pruner.prune(progress=False).model.tokenizer
+    of_domain = pruner.prune(
+        GAPruneConfig(granularity="vocabulary", vocabulary_from="domain"), progress=False
+    ).model.tokenizer
+    anchors = {name: triplets.anchors for name, triplets in pruner.texts.items()}
+    before = bert_embedder.tokenizer
+    assert set(of_domain.get_vocab()) < set(of_both.get_vocab())
+    assert all(of_domain.tokenize(text) == before.tokenize(text) for text in anchors["domain"])
+    assert any(of_domain.tokenize(text) != before.tokenize(text) for text in anchors["general"])
+
+
 def test_bad_input(bert_embedder, make_triplets, make_pruner):
     triplets = make_triplets(4)
     with pytest.raises(ValueError, match="same"):
