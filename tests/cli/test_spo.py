@@ -21,6 +21,7 @@ from mmbert_hf.testing import LoopbackHub
 # transformers 5.23 warns of what TRL 1.16 itself sets and reads
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning")
 ROOT = Path(__file__).resolve().parents[2]
+EIGHT_GPUS = ROOT / "examples" / "accelerate" / "eight_gpus_ddp.yaml"
 REWARDS = '''
 import json, os, signal
 from pathlib import Path
@@ -289,12 +290,14 @@ def test_lora_mixtures_evaluation_and_an_average_of_two_rewards(work):
 
 @pytest.mark.slow
 def test_two_processes_are_one_run(work):
-    """What `accelerate launch` starts on several GPUs, on the CPU."""
+    """`accelerate launch` with the configuration for eight GPUs, on the CPU with two processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    command = [*launcher, "-m", "mmbert_hf.cli", "spo", "--config", write(max_steps=1, save_steps=1)]
+    smaller = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", port]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(EIGHT_GPUS), *smaller]
+    config = write(max_steps=1, save_steps=1)
+    command = [sys.executable, *launcher, "-m", "mmbert_hf.cli", "spo", "--config", config]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

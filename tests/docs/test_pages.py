@@ -47,8 +47,11 @@ def run_command(words):
     if words[0] == "mmbert":
         assert main(words[1:]) == 0, words
         return
-    assert words[0] == "torchrun", f"nobody says here how to run {words[0]}"
-    command = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+    launchers = {("torchrun",): "torch.distributed.run", ("accelerate", "launch"): "accelerate.commands.launch"}
+    module, number = next(
+        (module, len(start)) for start, module in launchers.items() if tuple(words[: len(start)]) == start
+    )
+    command = [sys.executable, "-m", module, *words[number:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
