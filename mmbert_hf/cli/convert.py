@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, tell
+from mmbert_hf.cli.model_names import check_model_name
 
 
 def add_parser(verbs: Any) -> None:
@@ -31,10 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from transformers import AutoConfig, AutoTokenizer
 
     from mmbert_hf.conversion import export_modernbert, from_modernbert
-    from mmbert_hf.hub import check_folder_or_hub_name
     from mmbert_hf.output_folders import checked_destination, output_folder
 
-    check_folder_or_hub_name(args.model)
+    check_model_name(args.model)
     checked_destination(args.output_dir, args.overwrite)
     if args.dry_run:
         found = AutoConfig.from_pretrained(args.model).model_type

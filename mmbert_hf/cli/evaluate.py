@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, show, tell
+from mmbert_hf.cli.model_names import check_model_name
 
 if TYPE_CHECKING:
     from mmbert_hf.evaluation.results import EvaluationResults, Score
@@ -289,6 +290,7 @@ def run(args: argparse.Namespace) -> int:
         from mmbert_hf.cli.quiet import quiet_libraries
 
         quiet_libraries()
+    check_model_name(args.model)
     module, function = PLANS[args.kind]
     plan: Plan = getattr(import_module(f"mmbert_hf.cli.{module}"), function)(args)
     if args.dry_run:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, show, tell
+from mmbert_hf.cli.model_names import check_model_name
 from mmbert_hf.cli.tables import format_table
 
 if TYPE_CHECKING:
@@ -186,10 +187,9 @@ def _check(args: argparse.Namespace) -> None:
 def _sample(args: argparse.Namespace, settings: "SamplingSettings", checker: Any) -> list["Samples"]:
     """Read the problems, load the policy, and let it answer."""
     from mmbert_hf.evaluation.policies import check_backend, load_policy, sample_policy
-    from mmbert_hf.hub import check_folder_or_hub_name
 
     check_backend(args.backend)
-    check_folder_or_hub_name(args.model)
+    check_model_name(args.model)
     problems = read_problems(args)
     for problem in problems:
         checker.reference(problem.answer)

@@ -215,6 +215,7 @@ def begin(args: argparse.Namespace, *, is_main: bool = True) -> None:
     """Set up what a verb says on its way: notices on stderr, and with ``--quiet`` or ``--json`` warnings alone."""
     is_quiet = args.quiet or args.json
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: once is enough
     logging.getLogger("mmbert_hf").setLevel(logging.INFO if is_main and not is_quiet else logging.WARNING)
     if is_quiet:
         from mmbert_hf.cli.quiet import quiet_libraries

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, tell
+from mmbert_hf.cli.model_names import check_model_name
 from mmbert_hf.cli.prune_data import check_sources, read_data
 from mmbert_hf.cli.tables import format_table
 
@@ -150,9 +151,8 @@ def run(args: argparse.Namespace) -> int:
     progress = not (args.quiet or args.json)
 
     from mmbert_hf.data import read_corpus
-    from mmbert_hf.hub import check_folder_or_hub_name
 
-    check_folder_or_hub_name(args.model)
+    check_model_name(args.model)
     sets, tests = read_data(args)
     texts = read_corpus(args.vocabulary_texts) if args.vocabulary_texts else None
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmbert_hf.cli.full_help import full_help
 from mmbert_hf.cli.grammar import add_common_options, begin, show, tell
+from mmbert_hf.cli.model_names import check_model_name
 
 if TYPE_CHECKING:
     from mmbert_hf.cli.spo_settings import Settings
@@ -156,11 +157,11 @@ def _check_names(settings: "Settings") -> None:
     """Names of folders and repositories, and the token of the Hub if something is to be published."""
     from huggingface_hub import HfApi
 
-    from mmbert_hf.hub import check_folder_or_hub_name, require_token
+    from mmbert_hf.hub import require_token
 
     script, config = settings.script, settings.config
     for name in filter(None, (settings.model.model_name_or_path, script.reward_model_name_or_path)):
-        check_folder_or_hub_name(name)
+        check_model_name(name)
     if script.push_tracker_to is not None and script.push_tracker_to.count("/") != 1:
         raise ValueError(f"push_tracker_to must be owner/name, got {script.push_tracker_to!r}")
     if (config.push_to_hub or script.push_tracker_to) and config.process_index == 0:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from mmbert_hf.cli.config_files import nearest
 from mmbert_hf.cli.full_help import full_help
 from mmbert_hf.cli.grammar import add_common_options, begin, tell
+from mmbert_hf.cli.model_names import check_model_name
 
 EPILOG = (
     "Every argument of transformers' TrainingArguments and of MLMConfig may follow as well, behind the model, such as "
@@ -84,7 +85,6 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
     begin(args, is_main=int(os.environ.get("RANK", 0)) == 0)
 
     from mmbert_hf.data.table import load_table
-    from mmbert_hf.hub import check_folder_or_hub_name
     from mmbert_hf.presets import get_preset
     from mmbert_hf.tokenization import MMBertTokenizer
     from mmbert_hf.trainers.mlm import load_model
@@ -104,7 +104,7 @@ def run_verb(args: argparse.Namespace, phase: str, *, model: str | None, table: 
         raise ValueError("a fresh model needs a tokenizer: --tokenizer FOLDER_OR_NAME, such as jhu-clsp/mmBERT-base")
     config = parse_training_arguments(args, phase)  # before anything is loaded: mistakes are told at once
     for given in filter(None, (model, args.tokenizer)):
-        check_folder_or_hub_name(given)
+        check_model_name(given)
     tokenizer = MMBertTokenizer.from_pretrained(name)
     if model is None:
         preset = args.preset or "mmbert-small-paper"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert_hf.cli.grammar import add_common_options, begin, tell
+from mmbert_hf.cli.model_names import check_model_name
 
 AUTO_CLASSES = (
     "ForMaskedLM",
@@ -47,11 +48,10 @@ def run(args: argparse.Namespace) -> int:
     begin(args)
 
     from mmbert_hf.data.udhr import read_corpus
-    from mmbert_hf.hub import check_folder_or_hub_name
     from mmbert_hf.output_folders import checked_destination
     from mmbert_hf.vocabulary import trim
 
-    check_folder_or_hub_name(args.model)
+    check_model_name(args.model)
     checked_destination(args.output_dir, args.overwrite)
     progress = not (args.quiet or args.json)
     texts = None if args.texts is None else list(read_corpus(args.texts))
