@@ -4,7 +4,7 @@
     python benchmarks/spo.py defaults --output runs    # SPOConfig's defaults, on seeds 101 to 103
     python benchmarks/spo.py learning --output runs    # seeds 1 to 6; --share 0 2 and --share 1 2 for two processes
     python benchmarks/spo.py overhead --output runs
-    python benchmarks/spo.py report --output runs
+    python benchmarks/spo.py report --output runs      # --json FILE for every number in one file
     python benchmarks/spo_long_tails.py                # has a page of its own
 
 Design decisions:
@@ -158,12 +158,16 @@ def _final(path: Path | None) -> str:
 
 
 def overhead_table(result: dict[str, Any]) -> str:
-    """Milliseconds a round, and the share of a step."""
-    lines = ["| prompts | ms a round (min - max) | share of a step |", "|---|---|---|"]
+    """Milliseconds a round, and the share of each step."""
+    steps = result["steps"]
+    heads = [f"share of a step: {name}, {1e3 * step['seconds']:,.0f} ms" for name, step in steps.items()]
+    lines = [f"| prompts | ms a round (min - max) | {' | '.join(heads)} |", f"|---|---|{'---|' * len(steps)}"]
     for number, seconds in result["rounds"].items():
         low, high = 1e3 * seconds["min"], 1e3 * seconds["max"]
-        share = seconds["median"] / result["step_seconds"]
-        lines.append(f"| {int(number):,} | {1e3 * seconds['median']:.2f} ({low:.2f} - {high:.2f}) | {share:.1%} |")
+        shares = [f"{seconds['median'] / step['seconds']:.2%}" for step in steps.values()]
+        lines.append(
+            f"| {int(number):,} | {1e3 * seconds['median']:.2f} ({low:.2f} - {high:.2f}) | {' | '.join(shares)} |"
+        )
     return "\n".join(lines)
 
 
@@ -182,11 +186,32 @@ def report(output: Path) -> str:
     return "\n\n".join(parts)
 
 
+def collected(output: Path) -> dict[str, Any]:
+    """Every run of the folder with its curve, and what the tracker costs, as one record; shares rounded to four digits."""
+    runs = []
+    for path in sorted(output.glob("*-*-*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        points = record.pop("curve")
+        columns = {name: [round(point[name], 4) for point in points] for name in points[0]}
+        runs.append({**record["cell"], **{name: record[name] for name in record if name != "cell"}, **columns})
+    overhead = output / "overhead.json"
+    costs = {"overhead": json.loads(overhead.read_text(encoding="utf-8"))} if overhead.is_file() else {}
+    return {"runs": runs, **costs}
+
+
+def write_collected(record: dict[str, Any], path: Path) -> None:
+    """Write a record with one line for each run."""
+    lines = ",\n".join(json.dumps(run) for run in record["runs"])
+    rest = "".join(f',\n"{name}": {json.dumps(value)}' for name, value in record.items() if name != "runs")
+    path.write_text(f'{{"runs": [\n{lines}\n]{rest}}}\n', encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one part, or write the tables."""
     parser = argparse.ArgumentParser(description="SPO: learning against GRPO, cost of the tracker.")
     parser.add_argument("part", choices=("defaults", "select", "learning", "overhead", "report"))
     parser.add_argument("--output", type=Path, required=True, help="folder for what is measured")
+    parser.add_argument("--json", type=Path, help="of report: a file for every number")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("PART", "PARTS"), help="of the cells")
     args = parser.parse_args(argv)
@@ -194,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     if args.part == "report":
         say(report(args.output))
+        if args.json:
+            write_collected(collected(args.output), args.json)
     elif args.part == "overhead":
         result = spo_overhead.measure_all() | {"machine": describe(str(torch.device("cpu")))}
         (args.output / "overhead.json").write_text(json.dumps(result, indent=1), encoding="utf-8")

@@ -1,7 +1,9 @@
 """What tracker, sampling and metrics cost a round, at 14,000 and at 1,000,000 prompts, against a step of training.
 
 The parts are timed in turns in one process: drawing, reading values, advantages, update and metrics, as SPOTrainer does
-them. The step that they are compared with is a whole step of the `addition` task, which is as small as steps get.
+them with its defaults. They are held against two whole steps of training: of the `addition` task, which is as small as steps
+get (0.1 million parameters, one token a response), and of a model of 135 million parameters (the shape of SmolLM2, with random
+weights) with `TOKENS` tokens a response, which is as small as models get that are trained for their own sake.
 """
 
 import statistics
@@ -12,10 +14,12 @@ import numpy as np
 
 NUM_PROMPTS = (14_000, 1_000_000)
 BATCH, ROUNDS = 1024, 30
+RESPONSES, TOKENS = 32, 32
 
 
 def one_round(tracker: Any, seed: int) -> None:
     """What SPOTrainer does with the tracker in a round, with rewards of nobody."""
+    from mmbert_hf.trainers.spo import SPOConfig
     from mmbert_hf.trainers.spo.advantages import normalise, raw_advantages
     from mmbert_hf.trainers.spo.divergence import kept_share
     from mmbert_hf.trainers.spo.metrics import round_metrics
@@ -26,8 +30,8 @@ def one_round(tracker: Any, seed: int) -> None:
     divergence = tracker.drift_since_visit(rows)
     values = tracker.values_at(rows)
     raw = raw_advantages(rewards, values, deviations=tracker.deviations_at(rows), variance_floor=tracker.variance_floor)
-    _, std = normalise(raw, min_std=0.1)
-    rho = kept_share(divergence, d_half=0.06, rho_min=0.8, rho_max=0.9)
+    _, std = normalise(raw, min_std=SPOConfig.min_advantage_std)
+    rho = kept_share(divergence, d_half=SPOConfig.d_half, rho_min=SPOConfig.rho_max, rho_max=SPOConfig.rho_max)
     tracker.update(rows, rewards, rho)
     round_metrics(tracker, values, rewards, std, divergence, rho, from_floor, starvation_rounds=50)
     tracker.round += 1
@@ -48,19 +52,70 @@ def measure(num_prompts: int) -> dict[str, float]:
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
-def measure_all() -> dict[str, Any]:
-    """Both sizes, and a step of training to hold against them."""
+def small_step() -> tuple[float, int]:
+    """Seconds of a step of `addition`, and its responses."""
     from tempfile import TemporaryDirectory
 
     import spo_tasks
     from spo_learning import BATCH as STEP_BATCH
     from spo_learning import Cell, _quiet, make_trainer
 
-    rounds = {str(number): measure(number) for number in NUM_PROMPTS}
     with TemporaryDirectory() as folder, _quiet():
         trainer = make_trainer(Cell("addition", "spo", 1, 1e-3), spo_tasks.make("addition"), folder)
         trainer.args.max_steps = 20
-        began = time.perf_counter()
-        trainer.train()
-        step = (time.perf_counter() - began) / trainer.state.global_step
-    return {"batch": BATCH, "rounds": rounds, "step_seconds": step, "step_batch": STEP_BATCH}
+        return _seconds_of_a_step(trainer), STEP_BATCH
+
+
+def large_step(**sizes: int) -> tuple[float, int]:
+    """Seconds of a step of a model of 135 million parameters, and its responses.
+
+    Args:
+        sizes: Of the model, where it is to be another one.
+    """
+    from tempfile import TemporaryDirectory
+
+    import spo_tasks
+    from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
+    from spo_learning import _quiet
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    task = spo_tasks.make("addition")
+    shape = {"vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    ids = {"pad_token_id": task.tokenizer.pad_token_id, "eos_token_id": 49_151, "bos_token_id": None}
+    model = LlamaForCausalLM(
+        LlamaConfig(**{**shape, **heads, **ids, **sizes})
+    )  # never says eos: all have TOKENS tokens
+    with TemporaryDirectory() as folder, _quiet():
+        args = SPOConfig(
+            folder,
+            per_device_train_batch_size=RESPONSES,
+            max_completion_length=TOKENS,
+            max_steps=2,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = SPOTrainer(model, spo_tasks.reward, args, task.dataset(), processing_class=task.tokenizer)
+        return _seconds_of_a_step(trainer), RESPONSES
+
+
+def _seconds_of_a_step(trainer: Any) -> float:
+    began = time.perf_counter()
+    trainer.train()
+    return (time.perf_counter() - began) / int(trainer.state.global_step)
+
+
+def measure_all() -> dict[str, Any]:
+    """Both numbers of prompts, and both steps of training to hold against them."""
+    rounds = {str(number): measure(number) for number in NUM_PROMPTS}
+    steps = {"addition": small_step(), "135 M": large_step()}
+    return {
+        "batch": BATCH,
+        "rounds": rounds,
+        "steps": {name: {"seconds": s, "responses": n} for name, (s, n) in steps.items()},
+    }

@@ -60,7 +60,7 @@ class Score:
     Attributes:
         task: Kind of task, by the name that the Hub or mteb has for it: "fill-mask", "token-classification", "STS".
         dataset: What it was measured on: owner/name on the Hub, the name of a file without its folder, a task of mteb.
-        metric: Short name of the metric: "accuracy", "ndcg@10".
+        metric: Short name of the metric: "accuracy", "ndcg_at_10".
         value: The number.
         higher_is_better: Whether more is better.
         language: Code of the language, or of several with + between; None if it is not known.

@@ -159,3 +159,36 @@ def test_a_round_is_what_the_trainer_does_with_its_tracker():
     spo_overhead.one_round(tracker, seed=1)
     assert tracker.round == 1
     assert tracker.visits.sum() == spo_overhead.BATCH
+
+
+def test_a_step_of_a_larger_model_has_all_its_tokens(monkeypatch):
+    monkeypatch.setattr(spo_overhead, "RESPONSES", 4)
+    monkeypatch.setattr(spo_overhead, "TOKENS", 3)
+    seconds, responses = spo_overhead.large_step(
+        vocab_size=49_152, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    assert seconds > 0
+    assert responses == 4
+
+
+def test_the_table_of_costs():
+    rounds = {"14000": {"median": 0.002, "min": 0.001, "max": 0.003}}
+    steps = {"addition": {"seconds": 0.1, "responses": 128}, "135 M": {"seconds": 20.0, "responses": 32}}
+    lines = spo.overhead_table({"rounds": rounds, "steps": steps}).splitlines()
+    assert lines[0].endswith("| share of a step: addition, 100 ms | share of a step: 135 M, 20,000 ms |")
+    assert lines[2] == "| 14,000 | 2.00 (1.00 - 3.00) | 2.00% | 0.01% |"
+
+
+def test_everything_in_one_file(small, tmp_path):
+    cell = spo_learning.Cell("bandit", "spo", 1, 1e-3)
+    spo_learning.run_missing(iter([cell]), tmp_path)
+    (tmp_path / "overhead.json").write_text('{"batch": 1024}')
+    spo.write_collected(spo.collected(tmp_path), tmp_path / "all.json")
+    found = json.loads((tmp_path / "all.json").read_text())
+    curve = json.loads((tmp_path / cell.file).read_text())["curve"]
+    (run,) = found["runs"]
+    assert (run["task"], run["method"], run["seed"]) == ("bandit", "spo", 1)
+    assert run["tokens"] == [point["tokens"] for point in curve]
+    assert run["success"] == pytest.approx([point["success"] for point in curve], abs=1e-4)
+    assert found["overhead"] == {"batch": 1024}

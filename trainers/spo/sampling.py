@@ -10,6 +10,9 @@ Design decisions:
   weights say. (With a new order in every pass it would be twice as many: first in one pass, last in the next.)
 - Draws are with replacement and stratified: one number from each of B equal slices of the cumulated weights. Each prompt
   is expected as often as with independent draws, and its number of draws varies less.
+- Of more than `MOST_WEIGHED` prompts a round weighs only so many, one from each of as many equal slices of all: each is
+  among them as often as every other, so its expected number of draws is what it was, and a round costs what it costs with
+  `MOST_WEIGHED` prompts.
 - Nothing is stored: draws are a function of (weights, seed, round), and the walk is a seeded permutation that can be
   entered anywhere. So all processes draw alike, and a resumed run goes on exactly.
 
@@ -29,12 +32,14 @@ __all__ = ["SAMPLING", "draw_prompts", "floor_draws", "prompt_weights", "stratif
 
 Sampling = Literal["unsolved", "bernoulli", "thompson", "uniform"]
 SAMPLING = ("unsolved", "bernoulli", "thompson", "uniform")
+MOST_WEIGHED = 65_536
 
 
 def prompt_weights(
     tracker: ValueTracker,
     sampling: Sampling,
     *,
+    rows: np.ndarray | None = None,
     weight_offset: float = 0.05,
     n_eff_power: float = 0.0,
     rng: np.random.Generator | None = None,
@@ -54,12 +59,13 @@ def prompt_weights(
     Args:
         tracker: P prompts.
         sampling: One of these.
+        rows: int [P'], the prompts to weigh; all if None.
         weight_offset: Added to every weight.
         n_eff_power: The paper's gamma.
         rng: For "thompson".
 
     Returns:
-        float64 [P], at least 0.
+        float64 [P'], at least 0.
 
     Raises:
         ValueError: `sampling` is unknown, or "thompson" comes without `rng`.
@@ -70,9 +76,9 @@ def prompt_weights(
         >>> prompt_weights(tracker, "unsolved", weight_offset=0.0).round(3)
         array([0.333, 0.5  ])
     """
-    rows = np.arange(len(tracker))
+    rows = np.arange(len(tracker)) if rows is None else rows
     if sampling == "uniform":
-        return np.ones(len(tracker))
+        return np.ones(len(rows))
     if sampling == "bernoulli":
         low, high = tracker.reward_range
         weights = tracker.deviations_at(rows) / (high - low if high > low else 1.0)
@@ -81,11 +87,11 @@ def prompt_weights(
     elif sampling == "thompson":
         if rng is None:
             raise ValueError("sampling='thompson' draws values: give rng")
-        weights = 1 - _scaled(_plausible_values(tracker, rng), tracker)
+        weights = 1 - _scaled(_plausible_values(tracker, rows, rng), tracker)
     else:
         raise ValueError(f"sampling must be one of {', '.join(SAMPLING)}, got {sampling!r}")
     if n_eff_power:
-        weights = weights / tracker.weights**n_eff_power
+        weights = weights / tracker.weights[rows] ** n_eff_power
     return weights + weight_offset
 
 
@@ -96,13 +102,20 @@ def _scaled(values: np.ndarray, tracker: ValueTracker) -> np.ndarray:
     return np.clip((values - low) / (high - low), 0.0, 1.0)
 
 
-def _plausible_values(tracker: ValueTracker, rng: np.random.Generator) -> np.ndarray:
-    rows = np.arange(len(tracker))
-    values = tracker.values_at(rows)
+def _plausible_values(tracker: ValueTracker, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    values, known = tracker.values_at(rows), tracker.weights[rows]
     if tracker.kind == "average":
-        return np.asarray(rng.normal(values, tracker.deviations_at(rows) / np.sqrt(tracker.weights)))
+        return np.asarray(rng.normal(values, tracker.deviations_at(rows) / np.sqrt(known)))
     tiny = 1e-6  # both parameters of a Beta distribution must be above 0
-    return np.asarray(rng.beta(values * tracker.weights + tiny, (1 - values) * tracker.weights + tiny))
+    return np.asarray(rng.beta(values * known + tiny, (1 - values) * known + tiny))
+
+
+def _weighed(num_prompts: int, rng: np.random.Generator) -> np.ndarray:
+    """The prompts that a round looks at."""
+    if num_prompts <= MOST_WEIGHED:
+        return np.arange(num_prompts)
+    places = (np.arange(MOST_WEIGHED) + rng.random(MOST_WEIGHED)) * (num_prompts / MOST_WEIGHED)
+    return np.minimum(places.astype(np.int64), num_prompts - 1)
 
 
 def stratified_draws(weights: np.ndarray, num_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -199,6 +212,9 @@ def draw_prompts(
     rng = np.random.default_rng((seed, tracker.round))
     drawn = floor_draws(len(tracker), start, number, seed, reshuffled=is_uniform)
     if number < num_draws:
-        weights = prompt_weights(tracker, sampling, weight_offset=weight_offset, n_eff_power=n_eff_power, rng=rng)
-        drawn = np.concatenate([drawn, stratified_draws(weights, num_draws - number, rng)])
+        rows = _weighed(len(tracker), rng)
+        weights = prompt_weights(
+            tracker, sampling, rows=rows, weight_offset=weight_offset, n_eff_power=n_eff_power, rng=rng
+        )
+        drawn = np.concatenate([drawn, rows[stratified_draws(weights, num_draws - number, rng)]])
     return rng.permutation(drawn), number

@@ -320,3 +320,33 @@ def test_a_million_prompts():
     assert 3072 + 50 < unsolved < 3072 + 170
     first, then = (floor_draws(1_000_000, *floor_steps(number, 4096, 0.25), seed=0) for number in (123, 124))
     assert len(np.unique(np.concatenate([first, then]))) == 2048
+
+
+# Very many prompts
+
+
+@pytest.mark.parametrize("sampling", ["unsolved", "thompson"])
+def test_a_part_of_very_many_prompts_is_weighed_and_nobody_is_drawn_more_or_less(sampling, monkeypatch):
+    """Prompts of four values: their shares of the draws are those of their weights, whatever part a round looks at."""
+    monkeypatch.setattr(module, "MOST_WEIGHED", 100)
+    weighed = []
+    real = module.prompt_weights
+    monkeypatch.setattr(
+        module, "prompt_weights", lambda *args, **options: weighed.append(options["rows"]) or real(*args, **options)
+    )
+    values = np.tile([0.0, 0.3, 0.6, 1.0], 101)  # 404 prompts, no multiple of 100
+    tracker = tracker_of(values, np.full(404, 8.0))
+    drawn = np.concatenate(rounds_of(tracker, 3000, 16, sampling=sampling, exploration_floor=0.0))
+    assert {len(rows) for rows in weighed} == {100}
+    assert set(np.unique(np.concatenate(weighed))) == set(range(404)), "everybody is looked at"
+    share = np.bincount(drawn % 4, minlength=4) / len(drawn)
+    weights = 1 - np.array([0.0, 0.3, 0.6, 1.0]) + 0.05
+    assert share == pytest.approx(weights / weights.sum(), abs=5 * 0.5 / np.sqrt(len(drawn)))
+    alike = np.bincount(drawn[drawn % 4 == 0] // 4, minlength=101)  # those of one value among themselves
+    assert (np.abs(alike - alike.mean()) < 5 * np.sqrt(alike.mean())).all()
+
+
+def test_few_prompts_are_all_weighed(monkeypatch):
+    drawn = draw_prompts(tracker_of([0.0] * 100), 32, seed=1)[0]
+    monkeypatch.setattr(module, "MOST_WEIGHED", 100)
+    np.testing.assert_array_equal(draw_prompts(tracker_of([0.0] * 100), 32, seed=1)[0], drawn)
