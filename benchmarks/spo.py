@@ -2,7 +2,7 @@
 
     python benchmarks/spo.py select --output runs      # learning rates, on seeds 101 and 102
     python benchmarks/spo.py defaults --output runs    # SPOConfig's defaults, on seeds 101 to 103
-    python benchmarks/spo.py learning --output runs    # seeds 1 to 6; --share 0 2 and --share 1 2 for two processes
+    python benchmarks/spo.py learning --output runs    # seeds 1 to 10; --share 0 2 and --share 1 2 for two processes
     python benchmarks/spo.py overhead --output runs
     python benchmarks/spo.py report --output runs      # --json FILE for every number in one file
     python benchmarks/spo_long_tails.py                # has a page of its own
