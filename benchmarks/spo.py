@@ -38,8 +38,10 @@ RESAMPLES = 2000
 POINTS = 61
 
 
-def read_curves(output: Path, task: str, method: str, rate: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Tokens [E] and success rates [S, E] of a method on all seeds; None if a seed is missing.
+def read_curves(
+    output: Path, task: str, method: str, rate: float, name: str = "success"
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Tokens [E] and success rates [S, E] of a method on all seeds, or other shares; None if a seed is missing.
 
     Responses differ in length and starting samples are charged, so runs are measured at different numbers of tokens: their
     curves are read, by straight lines, at `POINTS` equal steps to the budget. Before starting samples are paid for, the
@@ -52,7 +54,7 @@ def read_curves(output: Path, task: str, method: str, rate: float) -> tuple[np.n
         if not path.is_file():
             return None
         points = json.loads(path.read_text(encoding="utf-8"))["curve"]
-        curves.append(np.interp(grid, *([point[name] for point in points] for name in ("tokens", "success"))))
+        curves.append(np.interp(grid, *([point[column] for point in points] for column in ("tokens", name))))
     return grid, np.array(curves)
 
 
@@ -106,12 +108,14 @@ def learning_table(output: Path, task: str) -> str | None:
     lines = [
         f"### {task}",
         "",
-        "| method | learning rate | final success | half of the tokens | minus GRPO (95 %) | share of GRPO's tokens (95 %) |",
-        "|---|---|---|---|---|---|",
+        "| method | learning rate | final success | half of the tokens | still hard | minus GRPO (95 %) "
+        "| share of GRPO's tokens (95 %) |",
+        "|---|---|---|---|---|---|---|",
     ]
     for method in METHODS:
         found = read_curves(output, task, method, rates[method])
-        if found is None:
+        hard = read_curves(output, task, method, rates[method], "hard")
+        if found is None or hard is None:
             continue
         tokens, values = found
         half = values[:, np.searchsorted(tokens, base[0][-1] / 2)]
@@ -119,7 +123,8 @@ def learning_table(output: Path, task: str) -> str | None:
         low, high = figures["difference_interval"]
         versus = "" if method == "grpo" else f"{figures['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
         lines.append(
-            f"| {method} | {rates[method]:g} | {_spread(values[:, -1])} | {_spread(half)} | {versus} | {_share(figures)} |"
+            f"| {method} | {rates[method]:g} | {_spread(values[:, -1])} | {_spread(half)} | {_spread(hard[1][:, -1])} "
+            f"| {versus} | {_share(figures)} |"
         )
     return "\n".join(lines)
 

@@ -145,12 +145,12 @@ def test_the_report_has_the_methods_of_which_all_seeds_are_there(tmp_path):
         if cell.method in ("grpo", "spo") or (cell.method == "spo-paper" and cell.seed == 1):
             success = {"grpo": 0.5, "spo": 0.6, "spo-paper": 0.0}[cell.method]
             total = spo_learning.budget(spo_tasks.make("addition"))
-            curve = [{"tokens": token, "success": rate} for token, rate in ((0, 0.4), (total, success))]
+            points = ((0, 0.4, 0.3), (total, success, 0.1 * cell.seed))
+            curve = [{"tokens": token, "success": rate, "hard": hard} for token, rate, hard in points]
             (tmp_path / cell.file).write_text(json.dumps({"curve": curve}))
     report = spo.report(tmp_path)
-    assert (
-        "| spo | 0.001 | 0.600 +- 0.000 | 0.500 +- 0.000 | +0.100 (+0.100 to +0.100) | 0.50 (0.50 to 0.50) |" in report
-    )
+    figures = "0.600 +- 0.000 | 0.500 +- 0.000 | 0.550 +- 0.303 | +0.100 (+0.100 to +0.100) | 0.50 (0.50 to 0.50) |"
+    assert f"| spo | 0.001 | {figures}" in report
     assert "spo-paper" not in report
 
 
