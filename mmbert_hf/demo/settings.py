@@ -160,6 +160,8 @@ class SPOSettings:
         steps: Optimizer steps of SPO.
         batch_size: Responses in a step, each to one prompt.
         learning_rate: Of SPO, constant. At 1e-3 the policy collapses.
+        rho_max: What values keep at a visit. They have to follow a policy that gets better within a minute, which the 0.96 of
+            `SPOConfig` does less closely.
         logging_steps: Steps that a point of the curves is the mean of.
         num_samples: Answers to each prompt that accuracy is measured by.
 
@@ -180,6 +182,7 @@ class SPOSettings:
     steps: int = 250
     batch_size: int = 128
     learning_rate: float = 3e-4
+    rho_max: float = 0.9
     logging_steps: int = 5
     num_samples: int = 16
 

@@ -231,6 +231,7 @@ def build_trainer(job: SPOJob) -> SPOTrainer:
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant",
+        rho_max=settings.rho_max,
         max_completion_length=1,
         prompt_id_column="prompt",  # readable in the data set of the tracker
         logging_steps=settings.logging_steps,
