@@ -39,7 +39,7 @@ def full_help(name: str, make: Callable[[], argparse.ArgumentParser]) -> str:
 
     parser = make()
     parser.usage = argparse.SUPPRESS
-    parser.formatter_class = partial(parser.formatter_class, width=COLUMNS)  # type: ignore[assignment]
+    parser.formatter_class = partial(parser.formatter_class, width=COLUMNS)  # type: ignore[call-arg]
     text = parser.format_help()
     try:
         write_whole(file, text)
