@@ -121,10 +121,11 @@ def learning_table(output: Path, task: str) -> str | None:
         half = values[:, np.searchsorted(tokens, base[0][-1] / 2)]
         figures = compare(*found, base[0], base[1][: len(values)])  # the same seeds
         low, high = figures["difference_interval"]
-        versus = "" if method == "grpo" else f"{figures['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        is_base = method == "grpo"
+        versus = "" if is_base else f"{figures['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
         lines.append(
             f"| {method} | {rates[method]:g} | {_spread(values[:, -1])} | {_spread(half)} | {_spread(hard[1][:, -1])} "
-            f"| {versus} | {_share(figures)} |"
+            f"| {versus} | {'1.00' if is_base else _share(figures)} |"
         )
     return "\n".join(lines)
 
@@ -135,10 +136,10 @@ def _spread(values: np.ndarray) -> str:
 
 def _share(figures: dict[str, Any]) -> str:
     def text(value: float) -> str:
-        return "not reached" if np.isinf(value) else f"{value:.2f}"
+        return "-" if np.isinf(value) else f"{value:.2f}"
 
-    low, high = figures["share_interval"]
-    return f"{text(figures['share'])} ({text(low)} to {text(high)})"
+    ends = [text(value) for value in figures["share_interval"]]
+    return "-" if ends == ["-", "-"] else f"{text(figures['share'])} ({ends[0]} to {ends[1]})"
 
 
 def candidates_table(output: Path) -> str:

@@ -51,7 +51,7 @@ def add_parser(verbs: Any) -> None:
         "evaluate",
         help="measure an encoder or an embedder: masked loss, retrieval, mteb, fine-tuning",
         description=(
-            "Measure an encoder or an embedder. Writes OUTPUT/results.json, and a picture where matplotlib is installed; "
+            "Measure an encoder or an embedder. Writes OUTPUT_DIR/results.json, and a picture where matplotlib is installed; "
             "--add-to-card puts the scores into the model's card."
         ),
         epilog=EPILOG,
@@ -66,6 +66,7 @@ def _add_kind(kinds: Any, name: str, text: str, example: str, description: str =
     parser: argparse.ArgumentParser = kinds.add_parser(
         name,
         help=text,
+        usage=f"mmbert evaluate {name} MODEL --output-dir FOLDER [options]",  # behind options with several values it is one more
         description=f"{text[0].upper()}{text[1:]}. {description}".strip(),
         epilog=f"Example: mmbert evaluate {name} {example}",
     )

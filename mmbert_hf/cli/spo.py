@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
     from mmbert_hf.cli.spo_inputs import load_data, load_reward, load_tool
 
-    checkpoint = find_checkpoint(settings)
     rewards = {name: load_reward(name) for name in settings.script.reward_funcs or []}
     tools = [load_tool(name) for name in settings.script.tools or []]
+    checkpoint = find_checkpoint(settings)
     _check_names(settings)
     data = load_data(settings)
     if args.dry_run:
@@ -175,6 +175,7 @@ def _report(settings: "Settings", rewards: Any, tools: Any, data: Any, checkpoin
 
     from mmbert_hf.cli.spo_inputs import NUM_TRIED, try_reward
     from mmbert_hf.trainers.spo.prompts import DatasetPrompts, open_prompts
+    from mmbert_hf.trainers.spo.run_files import end_of_run
     from mmbert_hf.trainers.spo.tracker import check_rewards
 
     script, config = settings.script, settings.config
@@ -188,7 +189,8 @@ def _report(settings: "Settings", rewards: Any, tools: Any, data: Any, checkpoin
     )
     facts = {
         "sampling": config.sampling,
-        "forgetting": f"{config.divergence}, rho {config.rho_min} to {config.rho_max}",
+        "forgetting": f"{config.divergence}, rho {'' if config.divergence == 'constant' else f'{config.rho_min} to '}"
+        f"{config.rho_max}",
     }
     facts |= {"initial values": config.initial_values, "generation": generation}
     examples = []
@@ -210,7 +212,10 @@ def _report(settings: "Settings", rewards: Any, tools: Any, data: Any, checkpoin
         facts["reward model"] = script.reward_model_name_or_path
     if tools:
         facts["tools"] = ", ".join(tool.__name__ for tool in tools)
+    end = end_of_run(config, checkpoint)
     facts["checkpoint"] = "none, a new run" if checkpoint is None else f"continues {checkpoint}"
+    if end is not None:
+        facts["checkpoint"] = f"{end}, the end of this run: nothing is left to train"
     return lines + [f"# {name}: {text}" for name, text in facts.items()]
 
 
@@ -250,12 +255,13 @@ def _train(trainer: Any, settings: "Settings", checkpoint: Path | None) -> tuple
     Raises:
         KeyboardInterrupt: Stopped by Ctrl-C or SIGTERM, behind a checkpoint.
     """
+    from mmbert_hf.trainers.spo.run_files import end_of_run
     from mmbert_hf.trainers.stopping import StopOnInterrupt
 
     script, config, stop = settings.script, settings.config, StopOnInterrupt()
     trainer.add_callback(stop)
     facts: dict[str, Any] = {"folder": config.output_dir}
-    lines = []
+    lines = [] if end_of_run(config, checkpoint) is None else ["the run was at its end, nothing was trained"]
     with stop.listening():
         done = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if stop.interrupted:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
 from mmbert_hf.cli.config_files import nearest, read_yaml
+from mmbert_hf.cli.grammar import with_places
 from mmbert_hf.trainers.spo.config import PAPER, SPOConfig
 
 __all__ = ["SPOArguments", "Settings", "build_parser", "changed_settings", "read_settings"]
@@ -135,7 +136,11 @@ def read_settings(config: str | os.PathLike[str] | None, words: Sequence[str] = 
     values["datasets"] = [_plain(each) for each in values["datasets"]]
     _check(values)
     given = {key: value for key, value in values.items() if value != defaults[key] and key not in SECRETS}
-    built = (_build(kind, values) for kind in parser.dataclass_types)
+    own = {f"--{key}": place.removesuffix(": ") for key, place in places.items() if values.get(key) == content.get(key)}
+    try:
+        built = [_build(kind, values) for kind in parser.dataclass_types]
+    except ValueError as error:
+        raise ValueError(with_places(str(error), own)) from error
     return Settings._make((*built, given))
 
 

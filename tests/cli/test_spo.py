@@ -217,20 +217,41 @@ def test_from_a_file_to_a_published_tracker(work, tmp_path):
 
 
 def test_stopped_it_saves_and_the_same_command_continues_to_the_same_bits(work, capsys):
-    rewards = ["rewards.py:interrupting"]
+    kept = {"reward_funcs": ["rewards.py:interrupting"], "save_steps": 100, "lr_scheduler_type": "constant"}
     Path("pressed").touch()
-    assert run(reward_funcs=rewards, save_steps=100, output_dir="straight") == 0
+    assert run(**kept, output_dir="straight") == 0
     Path("pressed").unlink()
-    assert run(reward_funcs=rewards, save_steps=100) == 130
+    assert run(**kept) == 130
     assert "stopped behind step 3 of 4; the same command continues" in capsys.readouterr().err
     assert [path.name for path in Path("run").glob("checkpoint-*")] == ["checkpoint-3"]
-    assert run("--dry-run", reward_funcs=rewards, save_steps=100) == 0
+    assert run("--dry-run", **kept) == 0
     assert "# checkpoint: continues run/checkpoint-3" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert run(reward_funcs=rewards, save_steps=100) == 0
+    assert run(**kept) == 0
     assert weights_of("run") == weights_of("straight") != weights_of("model")
-    assert run(reward_funcs=rewards, save_steps=100) == 0, "finished, it has nothing left to do"
+    checkpoints = sorted(Path("run").glob("checkpoint-*"))
+    capsys.readouterr()
+    assert run("--dry-run", **kept) == 0
+    assert "# checkpoint: run/checkpoint-4, the end of this run: nothing is left to train" in capsys.readouterr().out
+    assert run(**kept) == 0
+    assert "the run was at its end, nothing was trained" in capsys.readouterr().out
     assert weights_of("run") == weights_of("straight")
+    assert sorted(Path("run").glob("checkpoint-*")) == checkpoints
+
+
+def test_a_reward_that_is_not_there_is_told_before_other_settings(work, capsys):
+    assert run(max_steps=1, save_steps=1) == 0
+    capsys.readouterr()
+    assert run(max_steps=1, save_steps=1, reward_funcs=["rewards.py:corect"]) == 2
+    error = capsys.readouterr().err
+    assert "corect" in error
+    assert "other settings" not in error
+
+
+def test_a_value_that_the_configuration_refuses_is_told_with_its_line(work, capsys):
+    assert run(sampling="bernouli") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"sampling must be one of .*, got 'bernouli'.*c.yaml, line \d+", error), error
 
 
 def test_a_run_with_other_settings_is_refused(work, capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmbert_hf.trainers.spo.run_files import end_of_run
 from mmbert_hf.trainers.spo.tracker_files import read_tracker, write_tracker
 
 pytestmark = pytest.mark.filterwarnings(
@@ -111,6 +112,40 @@ def test_resumed_equals_straight(tiny, straight, tmp_path, name, step):
     assert resumed.tracker.round == 3
     if resumed.args.divergence == "drift":
         assert resumed.tracker.drift > 0
+
+
+@pytest.mark.parametrize("name", ["drift", "trajectory"])
+def test_a_run_at_its_end_is_loaded_and_not_trained_on(tiny, straight, tmp_path, name, monkeypatch):
+    folder = straight(name) / "checkpoint-9"
+    again = make_run(tiny, tmp_path, name, model=tiny.make_model(seed=9))
+    monkeypatch.setattr(again, "training_step", lambda *_: pytest.fail("it is trained on"))
+    done = again.train(resume_from_checkpoint=str(folder))
+    assert (done.global_step, again.state.global_step, again.tracker.round) == (9, 9, 3)
+    assert [entry["step"] for entry in again.state.log_history] == [
+        entry["step"] for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    ]
+    again.save_model(str(tmp_path / "model"))
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert again.save_tracker(tmp_path).read_bytes() == (folder / "spo_tracker.safetensors").read_bytes()
+
+
+def test_where_a_run_ends(tiny, straight, tmp_path):
+    folder = straight("drift")
+    args = make_run(tiny, tmp_path, "drift").args
+    assert end_of_run(args, None) is None
+    assert end_of_run(args, folder / "checkpoint-6") is None
+    assert end_of_run(args, str(folder / "checkpoint-9")) == folder / "checkpoint-9"
+    args.output_dir = str(folder)
+    assert end_of_run(args, True) == folder / "checkpoint-9"
+    args.max_steps = 10
+    assert end_of_run(args, True) is None
+    state = json.loads((folder / "checkpoint-9" / "trainer_state.json").read_text())
+    args.max_steps, args.num_train_epochs = -1, state["num_train_epochs"]
+    assert end_of_run(args, True) == folder / "checkpoint-9"
+    args.num_train_epochs = state["num_train_epochs"] + 1
+    assert end_of_run(args, True) is None
+    args.num_train_epochs = state["num_train_epochs"] - 0.5  # a part of a pass: nobody knows which
+    assert end_of_run(args, True) is None
 
 
 @pytest.fixture(scope="module")

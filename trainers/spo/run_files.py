@@ -6,22 +6,31 @@ Design decisions:
   serves several steps, the responses that drift is measured on, metrics not logged yet) is a file for each process.
 - A resumed run has the bits of a straight one, also inside the window of a generation. (But for a stream that has begun
   anew before the checkpoint: Trainer finds its place within the first pass alone.)
+- A run that is at its end is not trained on. (Trainer makes one more step when it resumes from a last step.)
 - What does not belong to the run is refused before anything of it is changed.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmbert_hf.trainers.checkpoints import read_state
 from mmbert_hf.trainers.spo.divergence import Probe
 from mmbert_hf.trainers.spo.tracker_files import TRACKER_FILE, read_tracker, write_tracker
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 if TYPE_CHECKING:
     from mmbert_hf.trainers.spo.trainer import SPOTrainer
+    from transformers import TrainingArguments
 
-__all__ = ["check_fingerprint", "load_run", "save_run", "save_tracker_of"]
+__all__ = ["check_fingerprint", "end_of_run", "load_end", "load_run", "save_run", "save_tracker_of"]
+
+logger = logging.getLogger(__name__)
 
 PROCESS_FILE = "spo_process_{rank}.pt"
 TRAJECTORIES_FILE = "spo_trajectories.safetensors"
@@ -92,6 +101,38 @@ def load_run(trainer: SPOTrainer, folder: Path) -> None:
     trainer._probe = None if state["probe"] is None else Probe(**state["probe"])
     for name, values in state["metrics"].items():
         trainer._metrics["train"][name] = values
+
+
+def end_of_run(args: TrainingArguments, checkpoint: str | bool | Path | None) -> Path | None:
+    """The checkpoint, if all steps that the arguments ask for were made when it was saved; else None.
+
+    Args:
+        args: Of the run that is to continue.
+        checkpoint: As in `Trainer.train`: a folder, or True for the last one.
+    """
+    if checkpoint is True:
+        checkpoint = get_last_checkpoint(args.output_dir)
+    state = read_state(checkpoint) if checkpoint else None
+    if state is None:
+        return None
+    if args.max_steps > 0:
+        is_end = state["global_step"] >= args.max_steps
+    else:  # the number of whole passes is kept, a part of one is not
+        is_whole = float(args.num_train_epochs).is_integer()
+        is_end = is_whole and state["global_step"] >= state["max_steps"] > 0
+        is_end = is_end and state["num_train_epochs"] >= args.num_train_epochs
+    return Path(str(checkpoint)) if is_end else None
+
+
+def load_end(trainer: SPOTrainer, folder: Path) -> TrainOutput:
+    """Put a trainer where the last checkpoint of a run left it: weights, tracker, steps and log."""
+    trainer._load_from_checkpoint(str(folder))
+    trainer.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+    trainer.state.is_local_process_zero = trainer.is_local_process_zero()
+    trainer.state.is_world_process_zero = trainer.is_world_process_zero()
+    load_run(trainer, folder)
+    logger.info("%s is the end of this run: nothing is left to train", folder)
+    return TrainOutput(trainer.state.global_step, float("nan"), {})
 
 
 def _read_process_file(trainer: SPOTrainer, folder: Path) -> dict[str, Any]:

@@ -39,7 +39,14 @@ from mmbert_hf.trainers.spo.estimation import sample_values
 from mmbert_hf.trainers.spo.metrics import round_metrics
 from mmbert_hf.trainers.spo.prompts import DatasetPrompts, open_prompts
 from mmbert_hf.trainers.spo.rewards import checked, combine
-from mmbert_hf.trainers.spo.run_files import check_fingerprint, load_run, save_run, save_tracker_of
+from mmbert_hf.trainers.spo.run_files import (
+    check_fingerprint,
+    end_of_run,
+    load_end,
+    load_run,
+    save_run,
+    save_tracker_of,
+)
 from mmbert_hf.trainers.spo.sampling import draw_prompts
 from mmbert_hf.trainers.spo.tracker import ValueTracker
 from mmbert_hf.trainers.spo.tracker_files import load_tracker, push_tracker
@@ -367,6 +374,13 @@ class SPOTrainer(PublishingMixin, GRPOTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.save_only_model and self.args.should_save:
             self.save_tracker(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}"))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train, or continue; as in Trainer, but that a run which is at its end is loaded and not trained on."""
+        end = end_of_run(self.args, resume_from_checkpoint)
+        if end is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return load_end(self, end)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
