@@ -211,6 +211,7 @@ def test_published_and_not_lost_when_that_fails(sets, tmp_path, model, capsys, m
 
     with LoopbackHub() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client that another test may have made
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", hub.token)
         monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -237,10 +238,12 @@ def test_a_lost_connection_loses_no_model(sets, tmp_path, model, capsys, monkeyp
 
     def measure_and_lose_the_connection(*args, **options):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client that another test may have made
         return measure(*args, **options)
 
     with LoopbackHub() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client that another test may have made
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", hub.token)
         monkeypatch.setenv("TMPDIR", str(tmp_path))

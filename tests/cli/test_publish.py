@@ -22,6 +22,7 @@ def folder(tmp_path):
 def hub(monkeypatch):
     with LoopbackHub() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client that another test may have made
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", hub.token)
         yield hub

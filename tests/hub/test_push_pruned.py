@@ -61,6 +61,7 @@ def prune(dense, sentences):
 def endpoint(hub, monkeypatch):
     """`HfApi` reads the endpoint when it is made; the functions that read it earlier run in processes of their own."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client that another test may have made
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 

@@ -202,6 +202,7 @@ def hub(monkeypatch):
     """A hub that `HfApi` in this process talks to: it reads the endpoint when it is made."""
     with LoopbackHub() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client that another test may have made
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         yield hub
 
