@@ -110,10 +110,9 @@ def end_of_run(args: TrainingArguments, checkpoint: str | bool | Path | None) ->
         args: Of the run that is to continue.
         checkpoint: As in `Trainer.train`: a folder, or True for the last one.
     """
-    if checkpoint is True:
-        checkpoint = get_last_checkpoint(args.output_dir)
-    state = read_state(checkpoint) if checkpoint else None
-    if state is None:
+    folder = get_last_checkpoint(args.output_dir) if checkpoint is True else checkpoint
+    state = read_state(folder) if folder else None
+    if not folder or state is None:
         return None
     if args.max_steps > 0:
         is_end = state["global_step"] >= args.max_steps
@@ -121,7 +120,7 @@ def end_of_run(args: TrainingArguments, checkpoint: str | bool | Path | None) ->
         is_whole = float(args.num_train_epochs).is_integer()
         is_end = is_whole and state["global_step"] >= state["max_steps"] > 0
         is_end = is_end and state["num_train_epochs"] >= args.num_train_epochs
-    return Path(str(checkpoint)) if is_end else None
+    return Path(folder) if is_end else None
 
 
 def load_end(trainer: SPOTrainer, folder: Path) -> TrainOutput:

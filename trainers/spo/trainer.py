@@ -375,7 +375,7 @@ class SPOTrainer(PublishingMixin, GRPOTrainer):
         if self.args.save_only_model and self.args.should_save:
             self.save_tracker(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}"))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Train, or continue; as in Trainer, but that a run which is at its end is loaded and not trained on."""
         end = end_of_run(self.args, resume_from_checkpoint)
         if end is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
