@@ -83,9 +83,8 @@ def large_step(**sizes: int) -> tuple[float, int]:
     shape = {"vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
     heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
     ids = {"pad_token_id": task.tokenizer.pad_token_id, "eos_token_id": 49_151, "bos_token_id": None}
-    model = LlamaForCausalLM(
-        LlamaConfig(**{**shape, **heads, **ids, **sizes})
-    )  # never says eos: all have TOKENS tokens
+    # Weights are random, so eos is hardly ever said: all responses have TOKENS tokens.
+    model = LlamaForCausalLM(LlamaConfig(**{**shape, **heads, **ids, **sizes}))
     with TemporaryDirectory() as folder, _quiet():
         args = SPOConfig(
             folder,

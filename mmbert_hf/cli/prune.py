@@ -123,17 +123,19 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
             continue
         kind: Any = kinds.get(field.type, str)
         choices = CHOICES.get(field.name)
-        shown = (
-            "METHOD" if field.name == "method" else None if choices else _metavar(field)
-        )  # all methods are in its help
+        shown = _metavar(field.name, choices)
         group.add_argument(option, type=kind, choices=choices, default=argparse.SUPPRESS, help=text, metavar=shown)
 
 
-def _metavar(field: Any) -> str:
-    """What stands for the value of an option in the help."""
-    if field.name == "granularity":
+def _metavar(name: str, choices: tuple[str, ...] | None) -> str | None:
+    """What stands for the value of an option in the help; None is its choices."""
+    if name == "method":  # its help has them all
+        return "METHOD"
+    if choices:
+        return None
+    if name == "granularity":
         return "NAMES"
-    return "FOLDER" if field.name.endswith("_dir") else "NUMBER"
+    return "FOLDER" if name.endswith("_dir") else "NUMBER"
 
 
 def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
