@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -38,6 +37,7 @@ from mmbert_hf.data.arithmetic import (
 from mmbert_hf.demo.plots import can_plot
 from mmbert_hf.demo.settings import SPOSettings
 from mmbert_hf.demo.training import Interrupted
+from mmbert_hf.progress import progress_bar
 from mmbert_hf.trainers.cards import ends
 from mmbert_hf.trainers.checkpoints import last_complete_checkpoint
 from mmbert_hf.trainers.spo import SPOConfig, SPOTrainer
@@ -148,7 +148,7 @@ def fit(job: SPOJob) -> dict[str, Any]:
     all_PT = _tensor(encode_answers(job.examples, job.tokenizer)["input_ids"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.fit_learning_rate)
     steps, accuracy = 0, right_probability(model, all_PT)
-    with tqdm(total=settings.max_fit_steps, desc="fit", unit="step", disable=not job.progress) as bar:
+    with progress_bar(job.progress, total=settings.max_fit_steps, desc="fit", unit="step") as bar:
         while accuracy < settings.fitted_accuracy and steps < settings.max_fit_steps:
             for _ in range(min(STEPS_PER_LOOK, settings.max_fit_steps - steps)):
                 optimizer.zero_grad()
@@ -191,11 +191,13 @@ class StepBar(TrainerCallback):
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.bar: tqdm | None = None
+        self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar where the run starts or resumes."""
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=1.0)
+        self.bar = progress_bar(
+            total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=1.0
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -20,6 +19,7 @@ from mmbert_hf.data.mixture import LanguageMixture
 from mmbert_hf.demo.settings import DemoSettings
 from mmbert_hf.masking import MaskingCollator
 from mmbert_hf.modeling import MMBertForMaskedLM
+from mmbert_hf.progress import progress_bar
 from mmbert_hf.recipes import Recipe
 from mmbert_hf.schedules import learning_rate_lambda
 from mmbert_hf.trainers.annealing import AnnealingCallback
@@ -85,13 +85,15 @@ class PhaseLog(TrainerCallback):
         self.recipe, self.mixture, self.label = recipe, mixture, label
         self.rows_per_step = settings.rows_per_step
         self.first_steps = [*recipe.first_steps(settings.steps), settings.steps]
-        self.bar: tqdm | None = None
+        self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar where the run starts or resumes."""
         if not self.shows_bar:
             return
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=1.0)
+        self.bar = progress_bar(
+            total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=1.0
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""

@@ -182,9 +182,9 @@ def sample_policy(
         done = resume_samples(samples_file, {**about, **template, **asdict(settings)}, problems)
     todo = [problem for problem in problems if problem.id not in done]
 
-    from tqdm import tqdm
+    from mmbert_hf.progress import progress_bar
 
-    with tqdm(total=len(problems), initial=len(done), desc="problems", unit="", disable=not progress) as bar:
+    with progress_bar(progress, total=len(problems), initial=len(done), desc="problems", unit="") as bar:
         for problem, completions in BACKENDS[backend](model, tokenizer, todo, prompts, settings, batch_size):
             done[problem.id] = Samples(problem, *zip(*completions, strict=True))
             if samples_file is not None:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tqdm.auto import tqdm
 
+from mmbert_hf.progress import progress_bar
 from mmbert_hf.pruning.gradients import SCALE, LayerSums, add_batch, check_rows
 from mmbert_hf.pruning.scores import SETS
 from mmbert_hf.pruning.statistics import (
@@ -277,12 +277,12 @@ class _Pass:
     def _run(self, sums: dict[str, LayerSums], first: int) -> Iterator[int]:
         """Add the batches of this process from number `first` of its own; yields how many are done after each."""
         own = self.batches[self.processes.rank :: self.processes.count]
-        bar = tqdm(
+        bar = progress_bar(
+            self.progress and self.processes.rank == 0,
             total=sum(map(len, own)),
             initial=sum(map(len, own[:first])),
             desc=f"scoring {self.set_name}, {len(self.layers)} layers",
             unit="triplet",
-            disable=not self.progress or self.processes.rank > 0,
         )
         with bar:
             for number in range(first, len(own)):

@@ -274,14 +274,14 @@ def _count(
     reader: Tokenizer, rules: Rules, texts: Iterable[str], size: int, progress: bool
 ) -> tuple[np.ndarray, int, set[int]]:
     """How often each id comes [O], the number of texts, and the ids behind words that came out as unknown."""
-    from tqdm import tqdm
+    from mmbert_hf.progress import progress_bar
 
     unknown = getattr(reader.model, "unk_token", None)
     unknown_id = None if unknown is None else reader.token_to_id(unknown)
     counts: np.ndarray = np.zeros(size, dtype=np.int64)
     hidden: set[int] = set()
     num_texts, has_text = 0, False
-    with tqdm(desc="counting tokens", unit=" texts", disable=not progress) as bar:
+    with progress_bar(progress, desc="counting tokens", unit=" texts") as bar:
         for batch in text_batches(texts):
             num_texts += len(batch)
             has_text = has_text or any(text.strip() for text in batch)

@@ -119,11 +119,11 @@ def check_same_tokens(
     Raises:
         RuntimeError: A text is split otherwise.
     """
-    from tqdm import tqdm
+    from mmbert_hf.progress import progress_bar
 
     old, new = reading_copy(old_tokenizer), reading_copy(new_tokenizer)
     new_ids = plan.new_ids
-    with tqdm(desc="checking tokens", unit=" texts", disable=not progress) as bar:
+    with progress_bar(progress, desc="checking tokens", unit=" texts") as bar:
         for batch in text_batches(texts):
             encodings = zip(batch, old.encode_batch_fast(batch), new.encode_batch_fast(batch), strict=True)
             for text, before, after in encodings:
