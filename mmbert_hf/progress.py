@@ -6,15 +6,13 @@ __all__ = ["progress_bar"]
 
 
 def progress_bar(show: bool = True, **options: Any) -> Any:
-    """A bar of tqdm, as huggingface_hub has it.
-
-    It is not shown where ``TQDM_DISABLE`` or ``HF_HUB_DISABLE_PROGRESS_BARS`` is set, nor behind
-    `huggingface_hub.utils.disable_progress_bars`. (tqdm reads its own variable only where ``disable`` is not given.)
+    """A bar of tqdm. It is not shown where ``TQDM_DISABLE`` or ``HF_HUB_DISABLE_PROGRESS_BARS`` is set.
 
     Args:
         show: Whether it is wanted at all.
-        options: Of tqdm, without ``disable``.
+        options: Of tqdm, without ``disable``: where that is given, tqdm does not look at its own variable.
     """
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from tqdm.auto import tqdm
 
-    return tqdm(**options) if show else tqdm(disable=True, **options)
+    return tqdm(**options) if show and not HF_HUB_DISABLE_PROGRESS_BARS else tqdm(disable=True, **options)
